@@ -1,0 +1,116 @@
+"""Every error that Lorry raises on purpose, drawn once.
+
+    Error
+    ├── InvalidError              a parameter, decorator or command that cannot work
+    ├── ExecutionError            right words, wrong moment (e.g. `.remote` outside a running app)
+    │   └── SerializationError    a value that cannot travel, or cannot be rebuilt here
+    ├── NotFoundError             no such app, function, volume, secret or call
+    ├── AlreadyExistsError
+    ├── ConnectionError           the server cannot be reached or was lost for too long
+    │   └── VersionError          client and server do not speak the same protocol
+    ├── ResourceError             a limit of the machine or of the user's own settings
+    │   ├── CapacityError         no such GPU, not enough memory: will never fit here
+    │   ├── StorageFullError      the state directory's disk is full; nothing acknowledged is lost
+    │   └── OutOfMemoryError      a container passed its memory limit
+    ├── ImageBuildError           carries the tail of the build log
+    ├── TimeoutError
+    │   ├── FunctionTimeoutError
+    │   └── OutputExpiredError    the result was there and its seven days are over
+    ├── RemoteError               the remote exception itself could not be sent
+    │   └── ContainerLostError    the container died under the input every time it was tried
+    └── InternalError             Lorry's own fault: please report
+
+    InputCancellation(BaseException)   raised *inside* user code whose call was cancelled
+"""
+
+from __future__ import annotations
+
+import builtins
+
+
+class Error(Exception):
+    """Base of every error that Lorry raises on purpose."""
+
+
+class InvalidError(Error):
+    """A parameter, decorator or command that cannot work; the message says what would."""
+
+
+class ExecutionError(Error):
+    """Something valid done at the wrong moment, such as `.remote()` outside a running app."""
+
+
+class SerializationError(ExecutionError):
+    """A value that cannot be pickled, or cannot be rebuilt on this side."""
+
+
+class NotFoundError(Error):
+    """No app, function, volume, secret or call of that name."""
+
+
+class AlreadyExistsError(Error):
+    """An object of that name exists already."""
+
+
+class ConnectionError(Error):
+    """The server cannot be reached, or the connection was lost for longer than clients wait."""
+
+
+class VersionError(ConnectionError):
+    """Client and server speak different protocol versions."""
+
+
+class ResourceError(Error):
+    """A limit of the machine, or one that the user set, stands in the way; the message names it."""
+
+
+class CapacityError(ResourceError):
+    """The request can never be met on this machine (no such GPU, more memory than installed)."""
+
+
+class StorageFullError(ResourceError):
+    """The disk of the state directory is full. Nothing that was acknowledged is lost."""
+
+
+class OutOfMemoryError(ResourceError):
+    """A container passed its memory limit and was killed by the kernel."""
+
+
+class ImageBuildError(Error):
+    """An image could not be built; the message ends with the tail of the build log."""
+
+
+class TimeoutError(Error, builtins.TimeoutError):
+    """Also a builtin TimeoutError, so that `except TimeoutError` catches it."""
+
+
+class FunctionTimeoutError(TimeoutError):
+    """An input ran longer than its function's `timeout`."""
+
+
+class OutputExpiredError(TimeoutError):
+    """The result was ready once, and its retention (7 days) is over."""
+
+
+class RemoteError(Error):
+    """The remote code failed with something that could not be sent as itself; the text is here."""
+
+
+class ContainerLostError(RemoteError):
+    """The container died under this input each time it was tried."""
+
+
+class InternalError(Error):
+    """Lorry broke one of its own rules. Please report it with the message."""
+
+
+class InputCancellation(BaseException):
+    """Raised inside user code when its input is cancelled. Catch it only to clean up, then re-raise."""
+
+
+BY_NAME: dict[str, type[Error]] = {
+    cls.__name__: cls
+    for cls in list(globals().values())
+    if isinstance(cls, type) and issubclass(cls, Error)
+}
+"""Wire name → class; an RPC error travels as (name, message)."""

@@ -1,0 +1,124 @@
+"""What a function asks for: code, image, resources, scaling, retries, time limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lorry.model.image import ImageSpec
+
+
+class FunctionKind(StrEnum):
+    FUNCTION = "function"
+    CLASS = "class"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRequest:
+    """One alternative of `gpu=`: `"H100:8"` is model H100, count 8; `"any"` takes whatever there is."""
+
+    model: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Requests reserve, limits throttle (cpu) or kill (memory). Memory and disk in MiB, cpu in cores."""
+
+    cpu: float = 0.125
+    cpu_limit: float | None = None
+    memory: int = 128
+    memory_limit: int | None = None
+    ephemeral_disk: int | None = None
+    gpus: tuple[GpuRequest, ...] = ()
+    """Ordered fallbacks; the first that fits is taken. Empty: no GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """How many containers. `max_containers=None`: only the machine limits."""
+
+    min_containers: int = 0
+    max_containers: int | None = None
+    buffer_containers: int = 0
+    scaledown_window: float = 60.0
+    """Seconds that a container may be idle before it is stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Attempt n+1 starts `initial_delay · coefficient^(n-1)` seconds after attempt n failed, at most `max_delay`."""
+
+    max_retries: int = 0
+    backoff_coefficient: float = 1.0
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMount:
+    path: str
+    volume_id: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One shipped file: `path` relative to the source root (or absolute in the container), content by digest."""
+
+    path: str
+    digest: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeRef:
+    """Where the callable is found inside the container."""
+
+    module: str
+    qualname: str
+    """`function` or `Class`; ignored when `serialized` is set."""
+    entry: str | None = None
+    """Source-root-relative path of a file that the client ran as `__main__`; it is loaded under `module`."""
+    serialized: str | None = None
+    """Base64 of a pickled callable, for functions that cannot be imported."""
+    python: str | None = None
+    """`3.11`: the minor version that `serialized` bytes need."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSpec:
+    """Everything the platform knows of a function or class. It travels as JSON and is stored as such."""
+
+    tag: str
+    """Name inside the app: `train`, or `Model` for a class."""
+    kind: FunctionKind
+    code: CodeRef
+    image: ImageSpec = field(default_factory=ImageSpec)
+    resources: Resources = field(default_factory=Resources)
+    scaling: Scaling = field(default_factory=Scaling)
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float = 300.0
+    startup_timeout: float | None = None
+    max_concurrent: int = 1
+    """Inputs that one container works on at once (`@concurrent(max_inputs=)`)."""
+    target_concurrent: int | None = None
+    volumes: tuple[VolumeMount, ...] = ()
+    secret_ids: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    block_network: bool = False
+    single_use: bool = False
+    max_inputs: int | None = None
+    restrict_access: bool = False
+    is_generator: bool = False
+    is_async: bool = False
+    methods: tuple[str, ...] = ()
+    parameters: str | None = None
+    """Base64 of the pickled keyword arguments of a bound class (`Cls(x=1)`); None for the class itself."""
+    tags: tuple[tuple[str, str], ...] = ()
+    priority: int = 0
+
+    @property
+    def effective_startup_timeout(self) -> float:
+        """`startup_timeout`, by default the function's own `timeout`."""
+        return self.timeout if self.startup_timeout is None else self.startup_timeout
