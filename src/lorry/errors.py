@@ -17,7 +17,8 @@
     │   ├── FunctionTimeoutError
     │   └── OutputExpiredError    the result was there and its seven days are over
     ├── RemoteError               the remote exception itself could not be sent
-    │   └── ContainerLostError    the container died under the input every time it was tried
+    │   ├── ContainerLostError    the container died under the input every time it was tried
+    │   └── CallCancelledError    somebody cancelled the call, or its app was stopped
     └── InternalError             Lorry's own fault: please report
 
     InputCancellation(BaseException)   raised *inside* user code whose call was cancelled
@@ -98,6 +99,10 @@ class RemoteError(Error):
 
 class ContainerLostError(RemoteError):
     """The container died under this input each time it was tried."""
+
+
+class CallCancelledError(RemoteError):
+    """The call was cancelled, or its app was stopped, before it had a result."""
 
 
 class InternalError(Error):

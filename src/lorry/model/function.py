@@ -95,6 +95,8 @@ class FunctionSpec:
     kind: FunctionKind
     code: CodeRef
     image: ImageSpec = field(default_factory=ImageSpec)
+    source: str = ""
+    """Digest of the manifest (JSON [[path, digest, mode], …]) of the files shipped with the code."""
     resources: Resources = field(default_factory=Resources)
     scaling: Scaling = field(default_factory=Scaling)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
@@ -113,6 +115,7 @@ class FunctionSpec:
     is_generator: bool = False
     is_async: bool = False
     methods: tuple[str, ...] = ()
+    generator_methods: tuple[str, ...] = ()
     parameters: str | None = None
     """Base64 of the pickled keyword arguments of a bound class (`Cls(x=1)`); None for the class itself."""
     tags: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,25 @@
+"""What user code raised, ready to travel: frames of the platform left out, size bounded."""
+
+from __future__ import annotations
+
+import os
+
+import lorry
+from lorry.wire import failures
+from lorry.wire.codec import to_json
+from lorry.wire.pickling import Piece
+
+_PLATFORM = os.path.dirname(os.path.abspath(lorry.__file__))
+
+
+def _of_platform(file: str) -> bool:
+    return file.startswith(_PLATFORM) or file.startswith("<frozen importlib")
+
+
+def failure_payload(problem: BaseException) -> tuple[bytes, list[Piece]]:
+    """A Failure as JSON, the payload of every result that is not OK."""
+    return failure_text(problem).encode(), []
+
+
+def failure_text(problem: BaseException) -> str:
+    return to_json(failures.capture(problem, _of_platform))

@@ -1,0 +1,88 @@
+"""The program of a container: connect, import the user's code, run `enter`, serve inputs, run `exit`.
+
+Run as `python -P main.py` with LORRY_* in its environment. Needs only the standard library and the folder that
+this package lies in, whatever the image holds; that folder comes last on the path, so the user's packages win.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def _find_ourselves() -> None:
+    here = os.path.dirname(os.path.abspath(__file__))
+    library = os.path.dirname(os.path.dirname(here))
+    if library not in sys.path:
+        sys.path.append(library)
+
+
+def _boot() -> int:
+    from lorry.model.function import FunctionSpec
+    from lorry.runtime import async_runner, output
+    from lorry.runtime.failure import failure_text
+    from lorry.runtime.link import Link, on_nudge
+    from lorry.runtime.load import Loaded, load
+    from lorry.runtime.sync_runner import SyncRunner
+    from lorry.wire import identity
+    from lorry.wire.codec import from_plain
+
+    runner: SyncRunner | async_runner.AsyncRunner | None = None
+    me = identity.container = identity.ContainerIdentity(
+        os.environ["LORRY_SOCKET"],
+        os.environ["LORRY_CONTAINER_ID"],
+        os.environ.pop("LORRY_TOKEN"),
+        os.environ["LORRY_APP_ID"],
+        os.environ.get("LORRY_SOURCE", ""),
+    )
+    link = Link(me.socket_path, me.container_id, me.token, lambda: runner.running() if runner else [])
+    hello = link.connect()
+    spec = from_plain(FunctionSpec, hello["spec"])
+    sys.path.insert(0, me.source or os.getcwd())
+    output.install(concurrent=spec.max_concurrent > 1)
+    loaded = Loaded()
+    try:
+        loaded = load(spec, me.source)
+        asynchronous = async_runner.needed(spec, loaded)
+        runner = async_runner.AsyncRunner(link, loaded, spec) if asynchronous else SyncRunner(link, loaded)
+        runner_enter(runner, loaded)
+    except BaseException as problem:
+        output.flush()
+        link.request("boot_failed", {"failure": failure_text(problem)})
+        return 1
+    on_nudge(runner.nudged)
+    output.flush()
+    link.request("ready", {})
+    runner.serve()
+    runner_exit(runner, loaded)
+    output.flush()
+    return 0
+
+
+def runner_enter(runner: object, loaded: object) -> None:
+    _call_hooks(runner, loaded.enters)  # type: ignore[attr-defined]
+
+
+def runner_exit(runner: object, loaded: object) -> None:
+    """Every exit hook runs, even when one fails; failures are only printed: no input is left to report them to."""
+    import traceback
+
+    for hook in loaded.exits:  # type: ignore[attr-defined]
+        try:
+            _call_hooks(runner, [hook])
+        except BaseException:
+            traceback.print_exc()
+
+
+def _call_hooks(runner: object, hooks: list[object]) -> None:
+    import inspect
+
+    for hook in hooks:
+        value = hook()  # type: ignore[operator]
+        if inspect.isawaitable(value):
+            runner.loop.run_until_complete(value)  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    _find_ourselves()
+    sys.exit(_boot())

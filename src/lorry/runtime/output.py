@@ -1,0 +1,82 @@
+"""stdout and stderr of user code: line-buffered pipes to the server, and the input they belong to.
+
+The server knows which call a container works on, so the pipe carries plain bytes. Only with several inputs at
+once each line is preceded by a mark, U+001E call U+001E, that the server takes off again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import os
+import sys
+from typing import Any, NoReturn
+
+MARK = "\x1e"
+
+current_call: contextvars.ContextVar[str] = contextvars.ContextVar("lorry_current_call", default="")
+current_input: contextvars.ContextVar[str] = contextvars.ContextVar("lorry_current_input", default="")
+
+
+class Output(io.TextIOWrapper):
+    """sys.stdout or sys.stderr of a container."""
+
+    dirty = False
+    """Something was written since the last result."""
+    marked = False
+
+    def write(self, text: str) -> int:
+        Output.dirty = True
+        call = current_call.get() if Output.marked else ""
+        if call:
+            ended = text.endswith("\n")
+            body = text[:-1] if ended else text
+            prefixed = "\n".join(f"{MARK}{call}{MARK}{line}" for line in body.split("\n"))
+            super().write(prefixed + "\n" * ended)
+            return len(text)
+        return super().write(text)
+
+
+class ClosedInput(io.TextIOBase):
+    """stdin of a container: reading it says what to do instead."""
+
+    def _refuse(self, *_arguments: Any) -> NoReturn:
+        from lorry.errors import InvalidError
+
+        raise InvalidError(
+            "a container has no keyboard: input() and breakpoint() cannot work here. Run the function in this "
+            "terminal with .local(), or open a shell where it runs with `lorry shell`"
+        )
+
+    read = readline = readlines = __next__ = _refuse
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 0
+
+
+def install(concurrent: bool) -> None:
+    """Put them in place of the interpreter's own."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        raw = io.FileIO(number, "w", closefd=False)
+        stream = Output(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    Output.marked = concurrent
+    sys.stdin = ClosedInput()
+    sys.breakpointhook = ClosedInput()._refuse
+
+
+def flush() -> bool:
+    """Push out what is buffered. True if anything was written since the last time."""
+    if not Output.dirty:
+        return False
+    Output.dirty = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the user closed it
+            os.environ.setdefault("LORRY_OUTPUT_CLOSED", "1")
+    return True

@@ -1,0 +1,294 @@
+"""One input at a time on the main thread: no threads, signals work, the shortest way from frame to result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from lorry import faults
+from lorry.errors import InputCancellation, InvalidError, SerializationError
+from lorry.ids import call_name
+from lorry.model import selection as sel
+from lorry.model.records import Selection, Status
+from lorry.runtime import output
+from lorry.runtime.failure import failure_payload
+from lorry.runtime.link import Link, Payload
+from lorry.runtime.load import Loaded
+from lorry.wire import pickling
+from lorry.wire.endpoint import Frame, Message
+from lorry.wire.frames import NO_CALL, Flag, Kind, pack, pack_selection, unpack_selection
+
+CREDIT_WINDOW = 64
+"""Values of a generator that may be under way unread."""
+
+
+class SyncRunner:
+    def __init__(self, link: Link, loaded: Loaded) -> None:
+        self._link = link
+        self._methods = loaded.methods
+        self._lease = 0
+        self._call = NO_CALL
+        self._chunk = 0
+        self._left: Selection = ()
+        self._cursor: list[Any] = [0, 0.0]
+        """Index of the current input and when it started; one list, so that the hot loop only stores items."""
+        self._interruptible = False
+        self._interruption: Status | None = None
+        self._stopping = False
+        self._credit = 0
+
+    def running(self) -> list[dict[str, Any]]:
+        """What a new server must know: it is asked for while reconnecting."""
+        if not self._lease:
+            return []
+        return [{"lease": self._lease, "call": self._call.hex(), "chunk": self._chunk, "indices": self._left}]
+
+    def serve(self) -> None:
+        """Until the server says stop."""
+        while not self._stopping:
+            self._handle(self._link.receive())
+
+    def _handle(self, frame: Frame) -> None:
+        if frame.kind == Kind.INPUT:
+            self._run(frame)
+        elif frame.kind == Kind.REQUEST:
+            message = self._link.control(frame)
+            if message and message.get("method") == "stop":
+                self._stopping = True
+
+    # While user code runs
+
+    def nudged(self) -> None:
+        """SIGUSR1: the server has something to say about the input that runs now."""
+        if not self._interruptible:
+            return
+        while self._interruption is None and (frame := self._link.poll()) is not None:
+            if frame.kind == Kind.CREDIT and frame.lease == self._lease:
+                self._credit += frame.count
+            elif frame.kind in (Kind.CANCEL, Kind.TIMEOUT):
+                self._consider(frame)
+            else:
+                self._handle_quietly(frame)
+        if self._interruption is not None:
+            self._interruptible = False
+            raise InputCancellation("this input was cancelled, or ran past its timeout")
+
+    def _handle_quietly(self, frame: Frame) -> None:
+        if frame.kind != Kind.INPUT:  # the server never sends a second input to this runner
+            self._handle(frame)
+
+    def _consider(self, frame: Frame) -> None:
+        """Is it meant for the input that runs now, and is its time over by our clock?"""
+        if frame.lease != self._lease:
+            return
+        if frame.kind == Kind.CANCEL:
+            self._interruption = Status.CANCELLED
+            return
+        elapsed = time.monotonic() - self._cursor[1]
+        if elapsed >= frame.micros / 1e6:
+            self._interruption = Status.TIMEOUT
+        else:
+            micros = min(int(elapsed * 1e6), 2**32 - 1)
+            self._link.send_plain(Message([pack(Kind.TIMEOUT, lease=self._lease, micros=micros)], []))
+
+    def _run(self, frame: Frame) -> None:
+        self._lease, self._call, self._chunk = frame.lease, frame.call, frame.number
+        self._left = unpack_selection(memoryview(frame.body))[0] if frame.flags & Flag.SELECT else ((0, frame.count),)
+        self._interruption = None
+        output.current_call.set(call_name(frame.call))
+        if faults.armed:
+            faults.point("runner.input_received")
+        if frame.flags & Flag.BATCH:
+            self._run_batch(frame)
+        elif frame.flags & Flag.STREAM:
+            self._run_generator(frame)
+        else:
+            self._run_one(frame)
+        self._lease = 0
+        self._link.release_unused()
+
+    def _arguments(self, frame: Frame) -> Any:
+        try:
+            return pickling.loads(self._link.endpoint.pieces(frame))
+        except Exception as problem:
+            raise SerializationError(
+                f"the arguments cannot be rebuilt in the container: {type(problem).__name__}: {problem}"
+            ) from problem
+
+    def _method(self, name: str | None) -> Callable[..., Any]:
+        try:
+            return self._methods[name]
+        except KeyError:
+            raise InvalidError(f"there is no method {name!r}; there are {sorted(map(str, self._methods))}") from None
+
+    def _run_one(self, frame: Frame) -> None:
+        self._cursor[0] = 0
+        self._cursor[1] = began = time.monotonic()
+        try:
+            method, arguments, keywords = self._arguments(frame)
+            function = self._method(method)
+            self._interruptible = True
+            value = function(*arguments, **keywords)
+            self._interruptible = False
+            payload: Payload = pickling.dumps(value)
+            del value, arguments, keywords
+            status = Status.OK
+        except BaseException as problem:
+            self._interruptible = False
+            status, payload = self._failed(problem)
+        self._reply(status, payload, time.monotonic() - began, Flag.LAST)
+
+    def _failed(self, problem: BaseException) -> tuple[Status, Payload]:
+        """Status and payload for what user code raised; KeyboardInterrupt and SystemExit count as errors too."""
+        if self._interruption is not None and isinstance(problem, InputCancellation):
+            return self._interruption, failure_payload(problem)
+        return Status.ERROR, failure_payload(problem)
+
+    def _reply(
+        self, status: Status, payload: Payload, seconds: float, flags: int, count: int = 1, selection: Selection = ()
+    ) -> None:
+        if output.flush():
+            flags |= Flag.OUTPUT
+        if faults.armed:
+            faults.point("runner.before_result")
+        self._link.release_unused()
+        try:
+            self._link.send(
+                Kind.RESULT,
+                payload,
+                flags=flags | (Flag.SELECT if selection else 0),
+                status=status,
+                number=self._chunk,
+                lease=self._lease,
+                call=self._call,
+                micros=min(int(seconds * 1e6), 2**32 - 1),
+                count=count,
+                selection=pack_selection(selection) if selection else b"",
+            )
+        except OSError as full:  # neither memory nor disk has room for the result
+            problem = InvalidError(f"the result of {len(payload[0])} bytes and more cannot be sent: {full}")
+            self._reply(Status.ERROR, failure_payload(problem), seconds, flags, count, selection)
+        if faults.armed:
+            faults.point("runner.after_result")
+
+    # Batches: inputs of a map
+
+    def _run_batch(self, frame: Frame) -> None:
+        began = time.monotonic()
+        self._cursor[:] = [self._left[0][0], began]
+        failures: dict[int, tuple[Status, Payload]] = {}
+        values: list[Any] = []
+        try:
+            method, keywords, inputs, starred = self._arguments(frame)
+            function = self._method(method)
+        except BaseException as problem:
+            self._reply(Status.ERROR, failure_payload(problem), 0.0, Flag.LAST, frame.count)
+            return
+        for index in sel.indices(self._left):
+            if self._stopping:
+                break
+            self._batch_from(index, function, keywords, inputs, starred, values, failures)
+        self._reply_batch(values, failures, time.monotonic() - began)
+
+    def _batch_from(
+        self,
+        index: int,
+        function: Callable[..., Any],
+        keywords: dict[str, Any],
+        inputs: Sequence[Any],
+        starred: bool,
+        values: list[Any],
+        failures: dict[int, tuple[Status, Payload]],
+    ) -> None:
+        cursor = self._cursor
+        cursor[0] = index
+        cursor[1] = time.monotonic()
+        try:
+            self._interruptible = True
+            values.append(function(*inputs[index], **keywords) if starred else function(inputs[index], **keywords))
+            self._interruptible = False
+        except BaseException as problem:
+            self._interruptible = False
+            failures[index] = self._failed(problem)
+            self._interruption = None
+
+    def _reply_batch(self, values: list[Any], failures: dict[int, tuple[Status, Payload]], seconds: float) -> None:
+        done = sel.subtract(self._left, sel.from_indices(failures)) if failures else self._left
+        if len(values) < sel.count(done):  # stopped on the way: the rest goes back unrun
+            done = sel.from_indices(list(sel.indices(done))[: len(values)])
+        share = seconds / max(1, len(values) + len(failures))
+        partial = bool(failures) or done != self._left
+        batches = list(_picklable(values, done, failures)) if values else []
+        replies: list[tuple[Status, Payload, Selection]] = [(Status.OK, payload, part) for payload, part in batches]
+        replies += [(status, payload, ((i, i + 1),)) for i, (status, payload) in sorted(failures.items())]
+        if not replies:  # told to stop before the first input: give the lease back
+            self._reply(Status.OK, pickling.dumps([]), 0.0, Flag.LAST | Flag.BATCH, 0)
+            return
+        partial |= len(replies) > 1
+        for position, (status, payload, part) in enumerate(replies):
+            last = Flag.LAST if position == len(replies) - 1 else 0
+            batch = Flag.BATCH if status is Status.OK else 0
+            count = sel.count(part)
+            self._reply(status, payload, share * count, last | batch, count, part if partial else ())
+
+    # Generators
+
+    def _run_generator(self, frame: Frame) -> None:
+        began = time.monotonic()
+        self._cursor[:] = [0, began]
+        self._credit = CREDIT_WINDOW
+        try:
+            method, arguments, keywords = self._arguments(frame)
+            self._drain_generator(self._method(method)(*arguments, **keywords), began)
+            status, payload = Status.DONE, pickling.dumps(None)
+        except BaseException as problem:
+            self._interruptible = False
+            status, payload = self._failed(problem)
+        self._reply(status, payload, time.monotonic() - began, Flag.LAST | Flag.STREAM)
+
+    def _drain_generator(self, generator: Iterator[Any], began: float) -> None:
+        while True:
+            self._interruptible = True
+            try:
+                value = next(generator)
+            except StopIteration:
+                self._interruptible = False
+                return
+            self._interruptible = False
+            self._reply(Status.YIELD, pickling.dumps(value), time.monotonic() - began, Flag.STREAM)
+            self._credit -= 1
+            while self._credit <= 0:
+                self._await_credit(generator)
+
+    def _await_credit(self, generator: Iterator[Any]) -> None:
+        frame = self._link.receive()
+        if frame.kind == Kind.CREDIT and frame.lease == self._lease:
+            self._credit += frame.count
+        elif frame.kind in (Kind.CANCEL, Kind.TIMEOUT):
+            self._consider(frame)
+        else:
+            self._handle_quietly(frame)
+        if self._interruption is not None:
+            close = getattr(generator, "close", None)
+            if close is not None:
+                close()
+            raise InputCancellation("nobody reads this generator any more, or its time is over")
+
+
+def _picklable(
+    values: list[Any], done: Selection, failures: dict[int, tuple[Status, Payload]]
+) -> Iterator[tuple[Payload, Selection]]:
+    """The values as one list; input by input only when that fails, so that one bad value costs only itself."""
+    try:
+        yield pickling.dumps(values), done
+        return
+    except SerializationError:
+        pass
+    for index, value in zip(sel.indices(done), values, strict=False):
+        try:
+            yield pickling.dumps([value]), ((index, index + 1),)
+        except SerializationError as problem:
+            failures[index] = (Status.ERROR, failure_payload(problem))
+
+

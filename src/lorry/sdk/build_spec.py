@@ -1,0 +1,138 @@
+"""From decorators to FunctionSpecs: what an app sends when it starts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lorry.errors import InvalidError
+from lorry.model.function import CodeRef, FunctionKind, FunctionSpec, VolumeMount
+from lorry.model.image import ImageSpec
+from lorry.sdk import options as opt
+from lorry.sdk.function import is_generator_function
+from lorry.sdk.secret import Secret
+from lorry.sdk.source import relative_entry
+from lorry.sdk.steps import Steps
+from lorry.sdk.volume import Volume
+from lorry.wire import pickling
+
+MAIN_ALIAS = "__mp_main__"
+
+
+class Files:
+    """Digests of local files, remembered so that those the server lacks can be sent."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, Path] = {}
+
+    def digest(self, path: Path) -> str:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.paths[digest] = path
+        return digest
+
+
+def secret_ids(secrets: Sequence[Any]) -> Steps[tuple[str, ...]]:
+    """Ids in order; a missing secret is NotFoundError."""
+    found = []
+    for secret in opt.sequence(secrets, "secrets"):
+        if not isinstance(secret, Secret):
+            raise InvalidError(f"secrets= takes lorry.Secret objects, not {secret!r}; see Secret.from_name, from_dict")
+        found.append((yield from secret._hydrated()))
+    return tuple(found)
+
+
+def volume_mounts(volumes: Mapping[str, Any] | None) -> Steps[tuple[VolumeMount, ...]]:
+    mounts = []
+    for path, volume in sorted((volumes or {}).items()):
+        if not isinstance(volume, Volume):
+            raise InvalidError(f"volumes= takes {{path: lorry.Volume}}; {path!r} has a {type(volume).__name__}")
+        mounts.append(
+            VolumeMount(path=str(path), volume_id=(yield from volume._hydrated()), read_only=volume.is_read_only)
+        )
+    return tuple(mounts)
+
+
+def check_volumes(volumes: Mapping[str, Any] | None) -> None:
+    """At decoration: paths absolute, no volume twice."""
+    seen: dict[int, str] = {}
+    for path, volume in (volumes or {}).items():
+        name = str(path)
+        if not name.startswith("/") or name == "/" or ".." in name.split("/"):
+            raise InvalidError(f"a volume's path must be absolute and not / itself: {name!r}")
+        if name in ("/tmp", "/root", "/proc", "/dev", "/usr", "/etc"):  # noqa: S108
+            raise InvalidError(f"a volume cannot take the place of {name}; use a folder such as /data")
+        if id(volume) in seen:
+            raise InvalidError(f"the same volume is mounted at {seen[id(volume)]} and {name}; mount it once")
+        seen[id(volume)] = name
+
+
+def code_ref(raw: Any, qualname: str, serialized: bool) -> CodeRef:
+    """How the container finds it: by module and name, or as bytes when there is no file to ship."""
+    module: ModuleType | None = sys.modules.get(raw.__module__)
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    importable = module is not None and getattr(module, "__file__", None) and "<" not in qualname
+    if serialized or not importable:
+        if not serialized and module is not None and getattr(module, "__file__", None):
+            raise InvalidError(
+                f"{qualname} is defined inside another function: move it to the top of its file, or use serialized=True"
+            )
+        data = base64.b64encode(pickling.dump_function(raw)).decode()
+        return CodeRef(module=raw.__module__, qualname=qualname, serialized=data, python=minor)
+    assert module is not None
+    if raw.__module__ == "__main__":
+        specification = getattr(module, "__spec__", None)
+        if specification is not None:  # python -m pkg.mod
+            return CodeRef(module=specification.name, qualname=qualname)
+        return CodeRef(module=MAIN_ALIAS, qualname=qualname, entry=relative_entry(module))
+    return CodeRef(module=raw.__module__, qualname=qualname)
+
+
+def function_spec(
+    *,
+    tag: str,
+    kind: FunctionKind,
+    raw: Any,
+    given: dict[str, Any],
+    marks: dict[str, Any],
+    methods: Mapping[str, Callable[..., Any]],
+    image: ImageSpec,
+    mounts: tuple[VolumeMount, ...],
+    secrets: tuple[str, ...],
+    source: str,
+) -> FunctionSpec:
+    """One function or class, everything resolved."""
+    concurrent = marks.get("concurrent", {})
+    timeout = opt.seconds(given.get("timeout", 300), "timeout")
+    startup = given.get("startup_timeout")
+    return FunctionSpec(
+        tag=tag,
+        kind=kind,
+        code=code_ref(raw, raw.__qualname__, bool(given.get("serialized"))),
+        image=image,
+        source=source,
+        resources=opt.resources(given),
+        scaling=opt.scaling(given),
+        retries=opt.retry_policy(given.get("retries")),
+        timeout=timeout,
+        startup_timeout=None if startup is None else opt.seconds(startup, "startup_timeout"),
+        max_concurrent=concurrent.get("max_inputs", 1),
+        target_concurrent=concurrent.get("target_inputs"),
+        volumes=mounts,
+        secret_ids=secrets,
+        env=tuple(sorted((given.get("env") or {}).items())),
+        block_network=bool(given.get("block_network")),
+        single_use=bool(given.get("single_use_containers")),
+        max_inputs=given.get("max_inputs"),
+        restrict_access=bool(given.get("restrict_modal_access") or given.get("restrict_access")),
+        is_generator=bool(given.get("is_generator")) or (not methods and is_generator_function(raw)),
+        methods=tuple(methods),
+        generator_methods=tuple(name for name, method in methods.items() if is_generator_function(method)),
+        tags=tuple(sorted((given.get("tags") or {}).items())),
+        priority=int(given.get("priority") or 0),
+    )

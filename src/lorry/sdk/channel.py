@@ -1,0 +1,292 @@
+"""The blocking connection: one per thread, made at first use, made anew after a fork or a lost server."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lorry import __version__, config, errors
+from lorry.sdk import start_server
+from lorry.sdk.steps import Answer, Ask, Send, Steps
+from lorry.timeouts import CONNECT_POLL, RECONNECT, SERVER_START
+from lorry.wire import identity
+from lorry.wire.control import Assembler, encode, raise_error
+from lorry.wire.endpoint import Endpoint, Frame, Message, receive, send
+from lorry.wire.frames import PROTOCOL_VERSION, Flag, Kind, pack
+
+R = TypeVar("R")
+
+
+def greeting() -> dict[str, Any]:
+    """Parameters of this process's hello."""
+    me: dict[str, Any] = {"protocol": PROTOCOL_VERSION, "version": __version__, "role": "client"}
+    if identity.container is not None:
+        me |= {"container_id": identity.container.container_id, "token": identity.container.token}
+    return me
+
+
+class CallIds:
+    """Client-made ids: 8 random bytes of this connection, then a counter. No system call per call."""
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(8)
+        self._numbers = itertools.count(1)
+
+    def next(self) -> bytes:
+        return self._prefix + next(self._numbers).to_bytes(8, "big")
+
+
+def connect(settings: config.Settings | None = None, *, may_start: bool = True) -> socket.socket:
+    """A connected socket; starts the embedded server if there is none. ConnectionError says why not."""
+    if identity.container is not None:
+        return _connect_to(identity.container.socket_path, time.monotonic() + RECONNECT)
+    settings = settings or config.resolve()
+    path = str(settings.client_socket)
+    try:
+        return _connect_once(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        if not may_start:
+            raise errors.ConnectionError("no Lorry server is running; `lorry server start` starts one") from None
+    keeper = start_server.start(settings)
+    deadline = time.monotonic() + SERVER_START
+    while True:
+        try:
+            return _connect_once(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            ended = keeper.poll()
+            if time.monotonic() > deadline or (ended is not None and ended != 0):
+                tail = start_server.log_tail(settings)
+                raise errors.ConnectionError(
+                    f"the Lorry server did not start. The end of {settings.state_dir}/server.log:\n{tail}"
+                ) from None
+            time.sleep(CONNECT_POLL)
+
+
+def _connect_to(path: str, deadline: float) -> socket.socket:
+    while True:
+        try:
+            return _connect_once(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > deadline:
+                raise errors.ConnectionError(f"the server at {path} did not come back") from None
+            time.sleep(CONNECT_POLL)
+
+
+def _connect_once(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _silent_server() -> str:
+    settings = config.resolve()
+    tail = start_server.log_tail(settings)
+    return f"the Lorry server does not answer. The end of {settings.state_dir}/server.log:\n{tail}"
+
+
+class Channel:
+    """One blocking connection."""
+
+    def __init__(self, *, may_start: bool = True) -> None:
+        self._pid = os.getpid()
+        self._may_start = may_start
+        self._numbers = itertools.count(1)
+        self._ids = CallIds()
+        self.endpoint = Endpoint()
+        self._assembler = Assembler()
+        self.sock: socket.socket | None = None
+        self.server: dict[str, Any] = {}
+
+    @property
+    def usable(self) -> bool:
+        """False in a forked child: the parent's connection is the parent's."""
+        return self._pid == os.getpid()
+
+    def open(self) -> socket.socket:
+        """The connection, made if there is none. The server's answer to hello stays in `server`."""
+        if self.sock is None:
+            deadline = time.monotonic() + SERVER_START
+            while True:
+                self.sock = connect(may_start=self._may_start)
+                self.endpoint.renew()
+                self._assembler = Assembler()
+                self.sock.settimeout(max(0.01, deadline - time.monotonic()))
+                try:
+                    self.server = self._ask_once("hello", greeting(), None)
+                    self.sock.settimeout(None)
+                    return self.sock
+                except (ConnectionError, TimeoutError):  # the worker died before its answer, or keeps dying
+                    self.close()
+                    if time.monotonic() > deadline:
+                        raise errors.ConnectionError(_silent_server()) from None
+        return self.sock
+
+    def close(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+    def abandon(self) -> None:
+        """In a forked child: drop the socket object without a word to the server."""
+        if self.sock is not None:
+            os.close(self.sock.detach())
+            self.sock = None
+
+    # Steps
+
+    def ask(self, method: str, params: dict[str, Any], on_event: Callable[[Any], None] | None = None) -> Any:
+        """A request and its reply; asked again if the server was lost meanwhile (requests are idempotent)."""
+        return self._retrying(lambda: self._ask_once(method, params, on_event))
+
+    def ask_result(self, method: str, params: dict[str, Any]) -> Any:
+        """A request that is answered by a reply or by a RESULT frame (then an Answer)."""
+        return self._retrying(lambda: self._ask_once(method, params, None))
+
+    def _retrying(self, attempt: Callable[[], Any]) -> Any:
+        deadline: float | None = None
+        while True:
+            self.open()
+            try:
+                return attempt()
+            except (ConnectionError, BrokenPipeError):
+                self.close()
+                deadline = deadline or time.monotonic() + RECONNECT
+                if time.monotonic() > deadline:
+                    raise errors.ConnectionError(f"the Lorry server was lost and did not come back in {RECONNECT:g} s") from None
+
+    def _ask_once(self, method: str, params: dict[str, Any], on_event: Callable[[Any], None] | None) -> Any:
+        assert self.sock is not None
+        number = next(self._numbers)
+        for buffers in encode(Kind.REQUEST, number, {"method": method, "params": params}):
+            self.sock.send(buffers)
+        while True:
+            frame = self._receive()
+            if frame.number != number or frame.kind not in (Kind.REPLY, Kind.EVENT, Kind.RESULT):
+                continue  # late words about a call that was given up
+            if frame.kind == Kind.RESULT:
+                return self._answer(frame)
+            body = self._assembler.feed(frame.kind, frame.flags, frame.number, frame.body)
+            if body is None and frame.flags & Flag.MORE:
+                continue
+            if frame.kind == Kind.EVENT:
+                if on_event is not None:
+                    on_event(body)
+                continue
+            if frame.status:
+                raise_error(body)
+            return body
+
+    def follow(
+        self,
+        method: str,
+        params: dict[str, Any],
+        on_event: Callable[[Any], None],
+        ended: threading.Event,
+        ready: threading.Event,
+    ) -> None:
+        """A subscription: events until `ended` is set by one of them. ConnectionError when the server is lost."""
+        sock = self.open()
+        number = next(self._numbers)
+        for buffers in encode(Kind.REQUEST, number, {"method": method, "params": params}):
+            sock.send(buffers)
+        while not ended.is_set():
+            frame = self._receive()
+            if frame.number != number:
+                continue
+            body = self._assembler.feed(frame.kind, frame.flags, frame.number, frame.body)
+            if frame.kind == Kind.EVENT and body is not None:
+                on_event(body)
+            elif frame.kind == Kind.REPLY and frame.status:
+                raise_error(body)
+            elif frame.kind == Kind.REPLY:
+                ready.set()
+
+    def exchange(self, step: Send) -> Answer:
+        """Send a value and wait for its answer; sent again, marked so, if the server was lost meanwhile."""
+        call = step.call or self._ids.next()
+        flags = step.flags
+
+        def attempt() -> Answer:
+            nonlocal flags
+            assert self.sock is not None
+            messages = self.endpoint.encode(step.kind, step.payload, flags=flags, number=step.number, call=call, count=step.count)
+            flags |= Flag.AGAIN
+            send(self.sock, messages)
+            while True:
+                frame = self._receive()
+                if frame.call == call and frame.kind in (Kind.RESULT, Kind.CHUNK_ACK):
+                    return self._answer(frame)
+
+        return self._retrying(attempt)  # type: ignore[no-any-return]
+
+    def _receive(self) -> Frame:
+        assert self.sock is not None
+        frame = receive(self.sock, self.endpoint)
+        if frame is None:
+            raise ConnectionResetError
+        return frame
+
+    def _answer(self, frame: Frame) -> Answer:
+        return Answer(frame, self.endpoint.pieces(frame))
+
+    def release_unused(self) -> None:
+        """Tell the owners which segments nothing here refers to any more."""
+        if self.sock is None:
+            return
+        for number in self.endpoint.maps.unused():
+            try:
+                send(self.sock, [Message([pack(Kind.RELEASE, number=number)], [])])
+            except ConnectionError:
+                return
+
+
+class _PerThread(threading.local):
+    channel: Channel | None = None
+
+
+_threads = _PerThread()
+
+
+def current() -> Channel:
+    """This thread's connection."""
+    channel = _threads.channel
+    if channel is not None and channel.usable:
+        return channel
+    if channel is not None:
+        channel.abandon()
+    channel = _threads.channel = Channel()
+    return channel
+
+
+def drive(steps: Steps[R]) -> R:
+    """Run steps on this thread's connection, blocking."""
+    channel = current()
+    channel.release_unused()
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value: Any = _perform(channel, step)
+            except Exception as problem:
+                step = steps.throw(problem)
+            else:
+                step = steps.send(value)
+    except StopIteration as finished:
+        return finished.value  # type: ignore[no-any-return]
+
+
+def _perform(channel: Channel, step: Ask | Send) -> Any:
+    if isinstance(step, Send):
+        return channel.exchange(step)
+    if step.wants_result:
+        return channel.ask_result(step.method, step.params)
+    return channel.ask(step.method, step.params, step.on_event)

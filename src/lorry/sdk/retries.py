@@ -1,0 +1,43 @@
+"""`lorry.Retries`: how often and how soon a failed input is tried again."""
+
+from __future__ import annotations
+
+from lorry.errors import InvalidError
+from lorry.model.function import RetryPolicy
+
+
+class Retries:
+    """Attempt n+1 starts `initial_delay · backoff_coefficient^(n-1)` seconds after attempt n failed, at most `max_delay`.
+
+    `max_retries` 0 to 10, `backoff_coefficient` 1 to 10, delays in seconds, `max_delay` 1 to 60 and more.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_retries: int,
+        backoff_coefficient: float = 2.0,
+        initial_delay: float = 1.0,
+        max_delay: float = 60.0,
+    ) -> None:
+        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
+            raise InvalidError(f"max_retries={max_retries!r} must be a whole number of at least 0")
+        if not backoff_coefficient >= 1.0:
+            raise InvalidError(f"backoff_coefficient={backoff_coefficient!r} must be at least 1")
+        if not initial_delay >= 0:
+            raise InvalidError(f"initial_delay={initial_delay!r} must be at least 0 seconds")
+        if not max_delay >= initial_delay:
+            raise InvalidError(f"max_delay={max_delay!r} must be at least initial_delay={initial_delay!r}")
+        self.policy = RetryPolicy(
+            max_retries=max_retries,
+            backoff_coefficient=float(backoff_coefficient),
+            initial_delay=float(initial_delay),
+            max_delay=float(max_delay),
+        )
+
+    def __repr__(self) -> str:
+        p = self.policy
+        return (
+            f"Retries(max_retries={p.max_retries}, backoff_coefficient={p.backoff_coefficient}, "
+            f"initial_delay={p.initial_delay}, max_delay={p.max_delay})"
+        )

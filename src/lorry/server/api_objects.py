@@ -1,0 +1,243 @@
+"""The API's methods for what functions use: uploaded files, images, volumes, secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lorry import errors
+from lorry.clock import Clock
+from lorry.ids import new_id
+from lorry.images.indexes import IndexSettings
+from lorry.model.function import FunctionSpec
+from lorry.model.image import ImageSpec
+from lorry.model.records import SecretRecord, VolumeRecord
+from lorry.server.frontend import Method, Session
+from lorry.server.provision import Provision
+from lorry.storage.blobs import BlobWriter
+from lorry.store.interface import Store
+from lorry.wire.codec import from_json, from_plain
+
+MAX_READ = 1 << 20
+"""Bytes of a file in one reply."""
+
+
+class ObjectApi:
+    def __init__(self, clock: Clock, store: Store, provision: Provision) -> None:
+        self._clock = clock
+        self._store = store
+        self._provision = provision
+        self._uploads: dict[tuple[Any, str], BlobWriter] = {}
+
+    def methods(self) -> dict[str, Method]:
+        names = (
+            "blobs_missing blob_put image_ensure function_check volume_create volume_lookup volume_list volume_delete "
+            "volume_listdir volume_read volume_put volume_remove volume_copy volume_sync secret_put secret_lookup "
+            "secret_list secret_delete"
+        )
+        return {name: getattr(self, name) for name in names.split()}
+
+    def forget(self, session: Session) -> None:
+        """Its half-done uploads are worth nothing."""
+        for key in [key for key in self._uploads if key[0] is session]:
+            self._uploads.pop(key).abort()
+
+    # Files
+
+    async def blobs_missing(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{digests} → {missing}: those that have to be sent."""
+        return {"missing": self._provision.blobs.missing(params["digests"])}
+
+    async def blob_put(self, session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{digest, data (base64), last}: the next piece of a file; on `last` the digest is checked."""
+        key = (session, params["digest"])
+        writer = self._uploads.get(key)
+        if writer is None:
+            writer = self._uploads[key] = self._provision.blobs.writer()
+        await asyncio.to_thread(writer.write, base64.b64decode(params["data"]))
+        if params.get("last"):
+            del self._uploads[key]
+            await asyncio.to_thread(writer.commit, params["digest"])
+        return {}
+
+    # Images
+
+    async def image_ensure(self, session: Session, params: dict[str, Any], number: int) -> Any:
+        """{spec, settings}: EVENTs {"line"} while it is built → {digest, cached, seconds}."""
+        spec = from_plain(ImageSpec, params["spec"])
+        given = params.get("settings") or {}
+        settings = IndexSettings(
+            env=given.get("env", {}),
+            secrets=tuple(given.get("secrets", ())),
+            readable=tuple(given.get("readable", ())),
+        )
+
+        def log(line: str) -> None:
+            session.peer.event(number, {"line": line})
+
+        build = asyncio.ensure_future(self._provision.ensure_image(spec, settings, log))
+        while not build.done():
+            await asyncio.wait([build], timeout=0.2)
+            if session.peer.closed:  # nobody waits for it any more; others that do keep it going
+                build.cancel()
+        built = await build
+        return {"digest": built.digest, "cached": built.cached, "seconds": built.build_seconds}
+
+    async def function_check(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{specs}: InvalidError if this machine's sandbox cannot give what one of them declares."""
+        for text in params["specs"]:
+            self._provision.refuse(from_json(FunctionSpec, text))
+        return {}
+
+    # Volumes
+
+    async def volume_create(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{name or null, or_get} → {volume_id}"""
+        name = params.get("name")
+        if name is not None and params.get("or_get"):
+            try:
+                return {"volume_id": self._store.volume(name=name).volume_id}
+            except errors.NotFoundError:
+                pass
+        record = VolumeRecord(volume_id=new_id("vo"), name=name, created_at=self._clock.wall())
+        self._provision.volumes.create(record.volume_id)
+        try:
+            await self._store.add_volume(record)
+        except errors.AlreadyExistsError:
+            self._provision.volumes.delete(record.volume_id)
+            if not params.get("or_get"):
+                raise
+            return {"volume_id": self._store.volume(name=name).volume_id}
+        return {"volume_id": record.volume_id}
+
+    async def volume_lookup(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        record = self._store.volume(name=params.get("name"), volume_id=params.get("volume_id"))
+        return dataclasses.asdict(record)
+
+    async def volume_list(self, _session: Session, _params: dict[str, Any], _number: int) -> Any:
+        rows = [{**dataclasses.asdict(v), "bytes": self._usage(v.volume_id)} for v in self._store.volumes()]
+        return {"volumes": rows}
+
+    def _usage(self, volume_id: str) -> int:
+        return self._provision.volumes.usage(volume_id).bytes
+
+    async def volume_delete(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        await self._store.delete_volume(params["volume_id"])
+        await asyncio.to_thread(self._provision.volumes.delete, params["volume_id"])
+        return {}
+
+    async def volume_listdir(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{volume_id, path, recursive} → {entries: [{path, type, size, mtime}]}"""
+        entries = await asyncio.to_thread(
+            lambda: list(
+                self._provision.volumes.listdir(params["volume_id"], params["path"], params.get("recursive", False))
+            )
+        )
+        return {"entries": [dataclasses.asdict(entry) for entry in entries]}
+
+    async def volume_read(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{volume_id, path, offset} → {data (base64), end}: at most 1 MiB at a time."""
+        data = await asyncio.to_thread(
+            self._provision.volumes.read, params["volume_id"], params["path"], params["offset"], MAX_READ
+        )
+        return {"data": base64.b64encode(data).decode(), "end": len(data) < MAX_READ}
+
+    async def volume_put(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{volume_id, path, digest, mode, replace}: a blob that was uploaded before appears in the volume."""
+        blob = self._provision.blobs.path(params["digest"])
+        await asyncio.to_thread(self._put, params, blob)
+        return {}
+
+    def _put(self, params: dict[str, Any], blob: Path) -> None:
+        volumes = self._provision.volumes
+        if not params.get("replace"):
+            self._refuse_existing(params)
+        # A copy: the blob may be part of a source snapshot, and files of a volume are written in place.
+        staged = volumes.staging / new_id("up")
+        shutil.copyfile(blob, staged)
+        volumes.write_from(params["volume_id"], params["path"], staged, params.get("mode", 0o644))
+
+    def _refuse_existing(self, params: dict[str, Any]) -> None:
+        try:
+            self._provision.volumes.read(params["volume_id"], params["path"], 0, 1)
+        except errors.NotFoundError:
+            return
+        except errors.InvalidError:
+            pass
+        raise errors.AlreadyExistsError(
+            f"{params['path']} exists in the volume already; batch_upload(force=True) replaces files"
+        )
+
+    async def volume_remove(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        await asyncio.to_thread(
+            self._provision.volumes.remove, params["volume_id"], params["path"], params.get("recursive", False)
+        )
+        return {}
+
+    async def volume_copy(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{volume_id, sources, target}"""
+        await asyncio.to_thread(
+            self._provision.volumes.copy, params["volume_id"], params["sources"], params["target"]
+        )
+        return {}
+
+    async def volume_sync(self, _session: Session, _params: dict[str, Any], _number: int) -> Any:
+        """commit and reload: on one machine every container sees the same folder, so only the disk is told."""
+        return {"at": time.time()}
+
+    # Secrets
+
+    async def secret_put(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{name or null, values, replace} → {secret_id}. An unnamed one is known by its content."""
+        name, values = params.get("name"), dict(params["values"])
+        if name is not None and not params.get("replace", True):
+            try:
+                self._store.secret(name=name)
+            except errors.NotFoundError:
+                pass
+            else:
+                raise errors.AlreadyExistsError(f"secret {name!r} exists; use --force to replace it")
+        secret_id = new_id("se", _content_id(name, values))
+        record = SecretRecord(
+            secret_id=secret_id,
+            name=name,
+            keys=tuple(sorted(values)),
+            sealed=self._provision.secrets.seal(secret_id, values),
+            created_at=self._clock.wall(),
+        )
+        await self._store.put_secret(record)
+        return {"secret_id": secret_id}
+
+    async def secret_lookup(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        record = self._store.secret(name=params.get("name"), secret_id=params.get("secret_id"))
+        missing = sorted(set(params.get("required_keys", ())) - set(record.keys))
+        if missing:
+            raise errors.NotFoundError(
+                f"secret {record.name!r} has no key {missing[0]!r}; it has {', '.join(record.keys)}"
+            )
+        return {"secret_id": record.secret_id, "keys": list(record.keys)}
+
+    async def secret_list(self, _session: Session, _params: dict[str, Any], _number: int) -> Any:
+        """Names and keys; values leave the server only into containers."""
+        rows = [
+            {"name": s.name, "keys": list(s.keys), "created_at": s.created_at, "secret_id": s.secret_id}
+            for s in self._store.secrets()
+        ]
+        return {"secrets": rows}
+
+    async def secret_delete(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        record = self._store.secret(name=params["name"])
+        await self._store.delete_secret(record.secret_id)
+        return {}
+
+
+def _content_id(name: str | None, values: dict[str, str]) -> bytes:
+    """Same name and values, same id: a second run of an app finds the same secret. 128 bits of SHA-256."""
+    text = repr((name, sorted(values.items())))
+    return hashlib.sha256(text.encode()).digest()[:16]

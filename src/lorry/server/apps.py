@@ -1,0 +1,199 @@
+"""Apps: made by a client, alive as long as it, or detached, or deployed; stopped once, completely."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from typing import Any
+
+from lorry.clock import Clock
+from lorry.errors import NotFoundError
+from lorry.ids import new_id
+from lorry.model.function import FunctionSpec
+from lorry.model.records import AppRecord, AppState, CallState
+from lorry.server.fleet import Fleet
+from lorry.server.journal import Journal
+from lorry.server.logs import LogStore
+from lorry.server.machine import process_started
+from lorry.server.scaler import Scaler
+from lorry.server.switch import Switch
+from lorry.store.interface import Store
+from lorry.timeouts import LOG_DRAIN
+from lorry.wire.codec import from_json
+
+STOP_WITHIN = 5.0
+"""Seconds that containers of a stopped app have for their exit hooks: a person waits at the terminal."""
+
+
+class Apps:
+    def __init__(
+        self,
+        clock: Clock,
+        store: Store,
+        switch: Switch,
+        journal: Journal,
+        fleet: Fleet,
+        scaler: Scaler,
+        logs: LogStore,
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._switch = switch
+        self._journal = journal
+        self._fleet = fleet
+        self._scaler = scaler
+        self._logs = logs
+        self._loop = asyncio.get_running_loop()
+        self._watched: dict[str, int] = {}
+        """pidfd of the client of each ephemeral app."""
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._alive: dict[str, AppRecord] = {}
+
+    def alive(self) -> dict[str, AppRecord]:
+        return self._alive
+
+    def record(self, app_id: str) -> AppRecord:
+        """NotFoundError if it is unknown or stopped."""
+        record = self._alive.get(app_id)
+        if record is None:
+            stopped = self._store.app(app_id)
+            raise NotFoundError(f"app {stopped.name!r} ({app_id}) is stopped")
+        return record
+
+    async def create(self, name: str, state: AppState, client_pid: int) -> AppRecord:
+        """A new app. An ephemeral one ends with its client process."""
+        deployed = state is AppState.DEPLOYED
+        record = AppRecord(
+            app_id=new_id("ap"),
+            name=name,
+            state=state,
+            created_at=self._clock.wall(),
+            client_pid=client_pid or None,
+            client_started=process_started(client_pid) if client_pid else None,
+            version=self._store.next_version(name) if deployed else 0,
+        )
+        await self._store.add_app(record)
+        self._alive[record.app_id] = record
+        if state is AppState.EPHEMERAL:
+            self._watch_client(record)
+        return record
+
+    async def add_functions(self, app_id: str, specs: list[str]) -> dict[str, int]:
+        """Their numbers by tag."""
+        app = self.record(app_id)
+        numbers: dict[str, int] = {}
+        for text in specs:
+            spec = from_json(FunctionSpec, text)
+            numbers[spec.tag] = await self.add_function(app, spec, text)
+        return numbers
+
+    async def add_function(self, app: AppRecord, spec: FunctionSpec, text: str) -> int:
+        """One function or bound variant of it; the same spec always gets the same number."""
+        number = await self._store.add_function(app.app_id, spec.tag, text)
+        self._scaler.apps[number] = (app.app_id, True)
+        self._switch.spec(number)
+        if spec.scaling.min_containers:
+            self._scaler.changed(number)
+        return number
+
+    def spec_of(self, number: int) -> FunctionSpec:
+        """For the switch: the spec of a function whose app is alive."""
+        record = self._store.function(number)
+        self.record(record.app_id)
+        return from_json(FunctionSpec, record.spec)
+
+    # The client's life
+
+    def _watch_client(self, record: AppRecord) -> None:
+        """A pidfd tells of the client's death, whatever became of its connections."""
+        pid, started = record.client_pid, record.client_started
+        if pid is None or process_started(pid) != started:
+            self.stop(record.app_id, "its client is gone")
+            return
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            self.stop(record.app_id, "its client is gone")
+            return
+        self._watched[record.app_id] = handle
+        self._loop.add_reader(handle, self._client_died, record.app_id)
+
+    def _client_died(self, app_id: str) -> None:
+        self._unwatch(app_id)
+        self.stop(app_id, "its client ended")
+
+    def _unwatch(self, app_id: str) -> None:
+        handle = self._watched.pop(app_id, None)
+        if handle is not None:
+            self._loop.remove_reader(handle)
+            os.close(handle)
+
+    async def detach(self, app_id: str) -> None:
+        """From now on it outlives its client."""
+        record = self.record(app_id)
+        self._unwatch(app_id)
+        await self._store.set_app(app_id, AppState.DETACHED)
+        self._alive[app_id] = dataclasses.replace(record, state=AppState.DETACHED)
+
+    # The end
+
+    def stop(self, app_id: str, reason: str) -> asyncio.Task[None]:
+        """Cancel its calls, stop its containers, close its log. Idempotent; await the task to see it done."""
+        task = self._stopping.get(app_id)
+        if task is None:
+            task = self._stopping[app_id] = self._loop.create_task(self._stop(app_id, reason))
+            task.add_done_callback(lambda _done: self._stopping.pop(app_id, None))
+        return task
+
+    async def _stop(self, app_id: str, reason: str) -> None:
+        if self._alive.pop(app_id, None) is None:
+            return
+        self._unwatch(app_id)
+        await self._store.set_app(app_id, AppState.STOPPED, self._clock.wall())
+        numbers = [function.number for function in self._store.functions(app_id)]
+        for call in self._store.calls(app_id, limit=1_000_000):
+            if call.state in (CallState.OPEN, CallState.CLOSED):
+                await self._journal.cancel(call.call)
+        for number in numbers:
+            self._scaler.apps.pop(number, None)
+            self._switch.stop_function(number, f"the app was stopped: {reason}")
+        containers = [c for c in self._fleet.containers.values() if c.app_id == app_id]
+        for container in containers:
+            self._fleet.stop(container.container_id, f"the app was stopped: {reason}", within=STOP_WITHIN)
+        await self._gone([container.container_id for container in containers])
+        self._logs.close_app(app_id, {"reason": reason})
+
+    async def _gone(self, containers: list[str]) -> None:
+        """Wait for the containers' ends: they are certain, because each stop ends in a kill."""
+        deadline = self._clock.monotonic() + STOP_WITHIN + 2 * LOG_DRAIN
+        while self._clock.monotonic() < deadline and any(c in self._fleet.containers for c in containers):
+            await asyncio.sleep(0.005)
+
+    # After a restart of the worker
+
+    def recover(self) -> None:
+        """Apps that were alive. Those of dead clients are stopped once everything is up."""
+        for record in self._store.apps(running_only=True):
+            self._alive[record.app_id] = record
+            for function in self._store.functions(record.app_id):
+                self._scaler.apps[function.number] = (record.app_id, True)
+                self._switch.spec(function.number)
+
+    def recover_clients(self) -> None:
+        for record in list(self._alive.values()):
+            if record.state is AppState.EPHEMERAL:
+                self._watch_client(record)
+
+    def describe(self, record: AppRecord) -> dict[str, Any]:
+        """For listings."""
+        containers = [c for c in self._fleet.containers.values() if c.app_id == record.app_id]
+        return {
+            "app_id": record.app_id,
+            "name": record.name,
+            "state": record.state.value,
+            "version": record.version,
+            "created_at": record.created_at,
+            "stopped_at": record.stopped_at,
+            "containers": len(containers),
+        }

@@ -1,0 +1,127 @@
+"""One container as the worker sees it: identity, state, connection, output, accounting."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorry.lifecycle.container import ContainerEvent, ContainerState, container_machine
+from lorry.lifecycle.machine import Machine
+from lorry.model.function import FunctionSpec
+from lorry.model.records import ContainerRecord, UsageRecord
+from lorry.sandbox.interface import SandboxProcess
+from lorry.scheduler.inventory import Reservation
+from lorry.scheduler.load import PHASE_OF, ContainerView
+from lorry.server.logs import OutputPump
+from lorry.server.peers import Peer
+
+
+@dataclass(slots=True, eq=False)
+class Container:
+    container_id: str
+    app_id: str
+    target: int
+    spec: FunctionSpec
+    token: str
+    folder: Path
+    reservation: Reservation
+    gpu_model: str
+    started: float
+    """Monotonic; when it was asked for."""
+    started_wall: float
+    machine: Machine[ContainerState, ContainerEvent] = field(init=False)
+    process: SandboxProcess | None = None
+    peer: Peer | None = None
+    runner_pid: int = 0
+    """Host pid of the program itself: SO_PEERCRED of its connection."""
+    pump: OutputPump | None = None
+    current_call: bytes | None = None
+    """The call that it works on, or worked on last; None before the first, or with several at once."""
+    reason: str = ""
+    """Why it was stopped or killed, when the platform did it."""
+    charge: bool = True
+    """False when it was killed for the sake of another input: its inputs run again off their budget."""
+    peak_memory: int = 0
+
+    def __post_init__(self) -> None:
+        self.machine = container_machine(self.container_id)
+
+    @property
+    def state(self) -> ContainerState:
+        return self.machine.state
+
+    @property
+    def alive(self) -> bool:
+        return self.machine.state is not ContainerState.DEAD
+
+    def view(self, running: int, idle_since: float | None) -> ContainerView | None:
+        phase = PHASE_OF[self.state]
+        if phase is None:
+            return None
+        return ContainerView(
+            container_id=self.container_id,
+            phase=phase,
+            running=running,
+            idle_since=idle_since,
+            started_at=self.started,
+        )
+
+    def nudge(self) -> None:
+        """SIGUSR1 to the program, if it is known."""
+        if self.runner_pid:
+            try:
+                os.kill(self.runner_pid, signal.SIGUSR1)
+            except ProcessLookupError:
+                self.runner_pid = 0
+
+    def record(self, stopped_at: float | None = None) -> ContainerRecord:
+        resources = {
+            "cores": self.reservation.cores,
+            "memory": self.reservation.memory_mib,
+            "gpus": list(self.reservation.gpu_indices),
+            "gpu_model": self.gpu_model,
+        }
+        return ContainerRecord(
+            container_id=self.container_id,
+            app_id=self.app_id,
+            function=self.target,
+            token=self.token,
+            pid=self.process.pid if self.process else 0,
+            pid_started=self.process.pid_started if self.process else 0,
+            state=self.state.value,
+            created_at=self.started_wall,
+            resources=json.dumps(resources),
+            stopped_at=stopped_at,
+            reason=self.reason,
+            peak_memory=self.peak_memory,
+        )
+
+    def usage(self, now_wall: float) -> UsageRecord:
+        """What it has used since its start; rows replace each other by (container, start)."""
+        usage = self.process.usage() if self.process else None
+        if usage is not None:
+            self.peak_memory = max(self.peak_memory, usage.peak_memory)
+        return UsageRecord(
+            container_id=self.container_id,
+            app_id=self.app_id,
+            function=self.target,
+            started_at=self.started_wall,
+            ended_at=now_wall,
+            cores=self.reservation.cores,
+            memory_mib=self.reservation.memory_mib,
+            gpu_model=self.gpu_model,
+            gpus=len(self.reservation.gpu_indices),
+            cpu_seconds=usage.cpu_seconds if usage else 0.0,
+            peak_memory_mib=self.peak_memory,
+        )
+
+
+def children_of(pid: int) -> list[int]:
+    """Host pids of a process's children (proc(5), children); empty when it is gone."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []

@@ -1,0 +1,431 @@
+"""All containers of this machine: start, connect, watch, stop, adopt after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorry import errors
+from lorry.clock import Clock
+from lorry.ids import call_name, new_id
+from lorry.lifecycle.container import ContainerEvent, ContainerState
+from lorry.model.function import FunctionSpec
+from lorry.model.records import ContainerRecord, DecisionRecord, Selection, Status
+from lorry.sandbox.interface import Exit, Sandbox, SandboxSpec
+from lorry.scheduler.dispatch import Work
+from lorry.scheduler.inventory import Reservation
+from lorry.scheduler.place import Placed
+from lorry.server.container import Container, children_of
+from lorry.server.logs import LogStore, OutputPump
+from lorry.server.peers import Peer
+from lorry.server.switch import Switch
+from lorry.store.interface import Store
+from lorry.timeouts import EXIT_HOOKS, LOG_DRAIN, RECONNECT
+from lorry.wire.codec import to_plain
+from lorry.wire.control import encode
+from lorry.wire.frames import Kind
+
+MAX_BOOT_DEATHS = 3
+"""Containers of a function that may die while booting, one after the other, before its inputs are given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the fleet is built on; see `wiring`."""
+
+    clock: Clock
+    store: Store
+    switch: Switch
+    logs: LogStore
+    sandbox: Sandbox
+    folder: Path
+    """Parent of the containers' own folders."""
+    prepare: Callable[[Container], Awaitable[SandboxSpec]]
+    """Everything a container needs brought to this machine, and its sandbox described."""
+
+
+class Fleet:
+    def __init__(self, services: Services) -> None:
+        self._s = services
+        self._loop = asyncio.get_running_loop()
+        self.containers: dict[str, Container] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._boot_deaths: dict[int, int] = {}
+        self.failed_starts: dict[int, tuple[int, float]] = {}
+        """By function: how many in a row, and when the last was."""
+        self.peaks: dict[int, int] = {}
+        self.on_change: Callable[[int], None] = lambda _target: None
+        services.folder.mkdir(parents=True, exist_ok=True)
+
+    # What the switch needs
+
+    def peer_of(self, container: str) -> Peer | None:
+        found = self.containers.get(container)
+        return found.peer if found else None
+
+    def working_on(self, container: str, call: bytes) -> Peer | None:
+        found = self.containers.get(container)
+        if found is None:
+            return None
+        found.current_call = call if found.spec.max_concurrent == 1 else None
+        return found.peer
+
+    def nudge(self, container: str) -> None:
+        found = self.containers.get(container)
+        if found is not None:
+            found.nudge()
+
+    def changed(self, target: int) -> None:
+        self.on_change(target)
+
+    def kill(self, container: str, reason: str) -> None:
+        """Now, without asking. Its other inputs run again off their budget."""
+        found = self.containers.get(container)
+        if found is not None and found.process is not None:
+            found.reason = found.reason or reason
+            found.charge = False
+            found.process.kill()
+
+    def retire(self, container: str, reason: str) -> None:
+        """Finish what it has, then stop."""
+        found = self.containers.get(container)
+        if found is None or not found.machine.allows(ContainerEvent.DRAIN):
+            return
+        found.reason = found.reason or reason
+        found.machine.fire(ContainerEvent.DRAIN, self._s.clock.monotonic())
+        if self._s.switch.dispatcher.drain(container):
+            self.stop(container, reason)
+
+    # Start
+
+    def start(self, app_id: str, target: int, spec: FunctionSpec, placed: Placed, reason: str) -> str:
+        """Reserve and start one container; returns its id at once, everything else happens behind."""
+        container_id = new_id("ct")
+        reservation = Reservation(
+            container_id=container_id, cores=placed.cores, memory_mib=placed.memory_mib, gpu_indices=placed.gpu_indices
+        )
+        container = Container(
+            container_id=container_id,
+            app_id=app_id,
+            target=target,
+            spec=spec,
+            token=secrets.token_hex(32),
+            folder=self._s.folder / container_id,
+            reservation=reservation,
+            gpu_model=placed.gpu_model,
+            started=self._s.clock.monotonic(),
+            started_wall=self._s.clock.wall(),
+        )
+        self.containers[container_id] = container
+        self._decide(container_id, "start", reason)
+        self._announce(container)
+        self._spawn(self._launch(container))
+        return container_id
+
+    async def _launch(self, container: Container) -> None:
+        now = self._s.clock.monotonic
+        try:
+            container.folder.mkdir(mode=0o700)
+            described = await self._s.prepare(container)
+            container.process = await self._s.sandbox.start(described)
+        except Exception as problem:
+            container.machine.fire(ContainerEvent.START_FAILED, now())
+            message = problem if isinstance(problem, errors.Error) else f"{type(problem).__name__}: {problem}"
+            self._start_failed(container, f"{type(problem).__name__}: {message}")
+            await self._bury(container)
+            return
+        container.machine.fire(ContainerEvent.SPAWNED, now())
+        container.pump = OutputPump(self._loop, container.process.outputs, self._output_sink(container))
+        self._spawn(self._watch(container))
+        self._loop.call_later(container.spec.effective_startup_timeout, self._boot_overdue, container)
+        await self._s.store.put_container(container.record())
+        if container.state is ContainerState.STOPPING:  # stopped while it was being started
+            container.process.kill()
+
+    def _start_failed(self, container: Container, text: str) -> None:
+        """Its inputs cannot run: they end with this text."""
+        self._count_failure(container.target)
+        container.reason = text
+        self._decide(container.container_id, "start failed", text)
+        self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.PLATFORM, text))
+
+    def _count_failure(self, target: int) -> None:
+        count, _ = self.failed_starts.get(target, (0, 0.0))
+        self.failed_starts[target] = (count + 1, self._s.clock.monotonic())
+
+    def _boot_overdue(self, container: Container) -> None:
+        if container.state is not ContainerState.BOOTING:
+            return
+        limit = container.spec.effective_startup_timeout
+        text = (
+            f"FunctionTimeoutError: importing the code and running @enter took longer than {limit:g} s "
+            "(startup_timeout, by default the function's timeout)"
+        )
+        container.machine.fire(ContainerEvent.BOOT_FAILED, self._s.clock.monotonic())
+        container.reason = text
+        self._count_failure(container.target)
+        self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.TIMEOUT, text))
+        self.kill(container.container_id, text)
+
+    # Connections
+
+    def hello(self, peer: Peer, parameters: dict[str, Any]) -> dict[str, Any]:
+        """A container says who it is. Raises InvalidError for a wrong id or token."""
+        container = self.containers.get(parameters.get("container_id", ""))
+        token = str(parameters.get("token", ""))
+        if container is None or not hmac.compare_digest(container.token, token):
+            raise errors.InvalidError("no such container, or a wrong token")
+        if container.peer is not None:
+            container.peer.close()
+        container.peer = peer
+        container.runner_pid = peer.pid
+        peer.identity = container
+        if container.state is ContainerState.LOST_CONTACT:
+            self._adopt(container, parameters.get("running", []), bool(parameters.get("booted", True)))
+        return {"spec": to_plain(container.spec)}
+
+    def ready(self, container: Container) -> None:
+        """Imports and enter hooks are done."""
+        if container.state is not ContainerState.BOOTING:
+            return
+        now = self._s.clock.monotonic()
+        container.machine.fire(ContainerEvent.BOOTED, now)
+        self._boot_deaths.pop(container.target, None)
+        self.failed_starts.pop(container.target, None)
+        spec = container.spec
+        left = 1 if spec.single_use else spec.max_inputs
+        self._announce(container)
+        effects = self._s.switch.dispatcher.ready(
+            container.container_id, container.target, spec.max_concurrent, now, left
+        )
+        self._s.switch.perform(effects)
+        self._store_soon(container)
+        self.on_change(container.target)
+
+    def boot_failed(self, container: Container, failure: str) -> None:
+        """The user's module or an enter hook raised: reported once to everything that waits."""
+        if container.state is not ContainerState.BOOTING:
+            return
+        container.machine.fire(ContainerEvent.BOOT_FAILED, self._s.clock.monotonic())
+        container.reason = "its import or @enter raised"
+        self._count_failure(container.target)
+        self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.ERROR, failure))
+
+    def disconnected(self, container: Container, peer: Peer) -> None:
+        """Its socket closed. It is dead or will be in a moment; the exit decides."""
+        if container.peer is peer:
+            container.peer = None
+
+    # Output
+
+    def _output_sink(self, container: Container) -> Callable[[int, str | None, list[str]], None]:
+        def sink(stream: int, call: str | None, lines: list[str]) -> None:
+            current = call_name(container.current_call) if container.current_call else ""
+            owner = call if call is not None else current
+            self._s.logs.append(container.app_id, container.container_id, owner, stream, lines)
+
+        return sink
+
+    # Stop and end
+
+    def stop(self, container_id: str, reason: str, *, within: float = EXIT_HOOKS) -> None:
+        """Ask it to run its exit hooks and end; it is killed `within` seconds later."""
+        container = self.containers.get(container_id)
+        if container is None or not container.machine.allows(ContainerEvent.STOP):
+            return
+        container.machine.fire(ContainerEvent.STOP, self._s.clock.monotonic())
+        container.reason = container.reason or reason
+        idle = self._s.switch.dispatcher.drain(container_id)
+        self._decide(container_id, "stop", reason)
+        if container.process is None:
+            return  # `_launch` kills it as soon as it is there
+        if container.peer is None or not idle:
+            container.process.kill()
+            return
+        for frame in encode(Kind.REQUEST, 0, {"method": "stop"}):
+            container.peer.send([frame])
+        self._loop.call_later(within, container.process.kill)
+
+    async def _watch(self, container: Container) -> None:
+        assert container.process is not None
+        ended = await container.process.wait()
+        container.peak_memory = max(container.peak_memory, ended.peak_memory)
+        await self._drain_output(container)
+        self._ended(container, ended)
+        await self._bury(container)
+
+    async def _drain_output(self, container: Container) -> None:
+        """Read the last output. A process that left its sandbox's life may hold a pipe open: not for ever."""
+        assert container.pump is not None
+        await asyncio.wait([container.pump.ended], timeout=LOG_DRAIN)
+        if not container.pump.ended.done():
+            container.pump.stop()
+
+    def _ended(self, container: Container, ended: Exit) -> None:
+        now = self._s.clock.monotonic()
+        booting = container.state is ContainerState.BOOTING
+        container.machine.fire(ContainerEvent.EXITED, now)
+        if container.peer is not None:
+            container.peer.close()
+        self.peaks[container.target] = max(self.peaks.get(container.target, 0), container.peak_memory)
+        sentence = container.reason or ended.describe()
+        text = self._death_text(container, ended, sentence)
+        if booting:
+            self._died_booting(container, text)
+        charge = container.charge and not container.reason
+        effects = self._s.switch.dispatcher.lost(container.container_id, text, now, charge=charge)
+        self._s.switch.perform(effects)
+        container.reason = sentence
+
+    def _death_text(self, container: Container, ended: Exit, sentence: str) -> str:
+        if ended.oom_killed:
+            limit = container.spec.resources.memory_limit
+            return (
+                f"OutOfMemoryError: the container passed its memory limit of {limit} MiB (peak "
+                f"{container.peak_memory} MiB). Raise it with memory=({container.spec.resources.memory}, …) "
+                "on the function, or load less at once"
+            )
+        return f"the container of {container.spec.tag} died: {sentence}"
+
+    def _died_booting(self, container: Container, text: str) -> None:
+        """Nobody told it to: a crash in an import, or out of memory. Tried again a few times."""
+        count = self._boot_deaths.get(container.target, 0) + 1
+        self._boot_deaths[container.target] = count
+        self._count_failure(container.target)
+        if count >= MAX_BOOT_DEATHS:
+            self._boot_deaths.pop(container.target)
+            self._s.switch.perform(
+                self._s.switch.dispatcher.fail_waiting(
+                    container.target, Status.LOST, f"{text}. It died {count} times while importing or in @enter"
+                )
+            )
+
+    async def _bury(self, container: Container) -> None:
+        """Accounting, and nothing left on disk."""
+        wall = self._s.clock.wall()
+        self._decide(container.container_id, "end", container.reason or "it ended")
+        usage = self._s.store.add_usage(container.usage(wall))
+        gone = self._s.store.put_container(container.record(stopped_at=wall))
+        self.containers.pop(container.container_id, None)
+        self._announce(container)
+        self.on_change(container.target)
+        with contextlib.suppress(errors.StorageFullError):
+            await asyncio.gather(usage, gone)
+        if container.process is not None:
+            container.process.close()
+        await asyncio.to_thread(shutil.rmtree, container.folder, ignore_errors=True)
+
+    # After a restart of the worker
+
+    def recover(self, record: ContainerRecord, spec: FunctionSpec) -> bool:
+        """Take over a container of an earlier life, if it is still there. Its inputs wait for it."""
+        folder = self._s.folder / record.container_id
+        process = self._s.sandbox.adopt(record.container_id, str(folder), record.pid, record.pid_started)
+        if process is None:
+            return False
+        reserved = json.loads(record.resources)
+        container = Container(
+            container_id=record.container_id,
+            app_id=record.app_id,
+            target=record.function,
+            spec=spec,
+            token=record.token,
+            folder=folder,
+            reservation=Reservation(
+                container_id=record.container_id,
+                cores=reserved["cores"],
+                memory_mib=reserved["memory"],
+                gpu_indices=tuple(reserved["gpus"]),
+            ),
+            gpu_model=reserved["gpu_model"],
+            started=self._s.clock.monotonic(),
+            started_wall=record.created_at,
+        )
+        now = self._s.clock.monotonic()
+        container.machine.fire(ContainerEvent.CONTACT_LOST, now)
+        container.process = process
+        container.pump = OutputPump(self._loop, process.outputs, self._output_sink(container))
+        self.containers[container.container_id] = container
+        self._s.switch.dispatcher.expect(container.target, container.container_id)
+        self._spawn(self._watch(container))
+        children = children_of(process.pid)
+        container.runner_pid = children[0] if children else process.pid
+        container.nudge()
+        self._loop.call_later(RECONNECT, self._give_up, container)
+        return True
+
+    def _give_up(self, container: Container) -> None:
+        if container.state is ContainerState.LOST_CONTACT:
+            container.machine.fire(ContainerEvent.GIVEN_UP, self._s.clock.monotonic())
+            self.kill(container.container_id, f"it did not reconnect within {RECONNECT:g} s of the server's restart")
+
+    def _adopt(self, container: Container, running: list[dict[str, Any]], booted: bool) -> None:
+        now = self._s.clock.monotonic()
+        if not booted:
+            container.machine.fire(ContainerEvent.ADOPTED_BOOTING, now)
+            return
+        container.machine.fire(ContainerEvent.ADOPTED_READY, now)
+        works = [(int(item["lease"]), self._work_of(container, item)) for item in running]
+        effects = self._s.switch.dispatcher.adopt(
+            container.container_id, container.target, container.spec.max_concurrent, works, now
+        )
+        self._s.switch.perform(effects)
+        self.on_change(container.target)
+
+    def _work_of(self, container: Container, item: dict[str, Any]) -> Work:
+        call = bytes.fromhex(item["call"])
+        indices: Selection = tuple((low, high) for low, high in item["indices"])
+        work = Work(
+            call=call,
+            chunk=int(item["chunk"]),
+            target=container.target,
+            indices=indices,
+            count=sum(high - low for low, high in indices),
+        )
+        with contextlib.suppress(errors.NotFoundError):
+            stored = self._s.store.chunk(call, work.chunk)
+            work.total, work.journaled = stored.inputs, True
+            work.batch = self._s.store.call(call).kind == "map"
+        return work
+
+    # Small things
+
+    def _decide(self, subject: str, kind: str, reason: str) -> None:
+        record = DecisionRecord(at=self._s.clock.wall(), subject=subject, kind=kind, reason=reason)
+        self._spawn(_quietly(self._s.store.add_decisions([record])))
+
+    def _store_soon(self, container: Container) -> None:
+        self._spawn(_quietly(self._s.store.put_container(container.record())))
+
+    def _announce(self, container: Container) -> None:
+        """Followers of the app learn how many containers there are."""
+        alive = [c for c in self.containers.values() if c.app_id == container.app_id and c.alive]
+        ready = sum(c.state in (ContainerState.READY, ContainerState.DRAINING) for c in alive)
+        peak = max((c.peak_memory for c in [*alive, container]), default=0)
+        self._s.logs.announce(container.app_id, {"containers": [ready, len(alive)], "peak": peak})
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def reservations(self) -> list[Reservation]:
+        return [container.reservation for container in self.containers.values() if container.alive]
+
+    async def settle(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+async def _quietly(write: Awaitable[Any]) -> None:
+    """A row that explains: losing it on a full disk must not stop work."""
+    with contextlib.suppress(errors.StorageFullError):
+        await write

@@ -1,0 +1,268 @@
+"""What arrives on connections: hot frames go straight to the switch, requests to the methods of the API.
+
+A connection is nobody until its `hello`. On the inner socket, which containers reach, hello needs a container's
+id and token, and gives either the container's own link or a client's with the rights of that container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorry import __version__, errors
+from lorry.model.records import Status
+from lorry.scheduler.dispatch import Work
+from lorry.server.container import Container
+from lorry.server.fleet import Fleet
+from lorry.server.journal import Journal
+from lorry.server.logs import LogStore
+from lorry.server.parcels import Broker, Parcel
+from lorry.server.peers import Header, Peer
+from lorry.server.switch import Switch
+from lorry.wire.frames import PROTOCOL_VERSION, Flag, Kind, pack, unpack_selection
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A client's connection. `container`: it is the code inside a container that asks."""
+
+    peer: Peer
+    pid: int
+    container: Container | None = None
+
+
+_Accept = Callable[[Session, Header, Parcel], Awaitable[Work | None]]
+Method = Callable[[Session, dict[str, Any], int], Awaitable[Any]]
+"""A method of the API: session, parameters, request number → reply. NO_REPLY if it has answered itself."""
+NO_REPLY = object()
+
+
+class Frontend:
+    def __init__(
+        self,
+        switch: Switch,
+        journal: Journal,
+        broker: Broker,
+        fleet: Fleet,
+        logs: LogStore,
+        methods: Mapping[str, Method],
+        inner_methods: frozenset[str],
+    ) -> None:
+        self._switch = switch
+        self._journal = journal
+        self._broker = broker
+        self._fleet = fleet
+        self._logs = logs
+        self._methods = methods
+        self._inner_methods = inner_methods
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.peers: set[Peer] = set()
+        self.accepting = True
+
+    def connected(self, sock: socket.socket, inner: bool) -> None:
+        self.peers.add(Peer(sock, self._loop, self._inner_stranger if inner else self._stranger, self._closed))
+
+    def clients(self) -> int:
+        """Connections of clients outside containers."""
+        return sum(isinstance(p.identity, Session) and p.identity.container is None for p in self.peers)
+
+    def _closed(self, peer: Peer) -> None:
+        self.peers.discard(peer)
+        identity = peer.identity
+        self._broker.peer_gone(peer)
+        if isinstance(identity, Container):
+            self._fleet.disconnected(identity, peer)
+        elif isinstance(identity, Session):
+            self._switch.client_gone(peer)
+            self._journal.unsubscribe(peer)
+            self._logs.unfollow(peer)
+
+    # Hello
+
+    def _stranger(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int]) -> None:
+        self._greet(peer, header, body, descriptors, inner=False)
+
+    def _inner_stranger(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int]) -> None:
+        self._greet(peer, header, body, descriptors, inner=True)
+
+    def _greet(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int], inner: bool) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        try:
+            message = peer.assembler.feed(header[0], header[1], header[4], body)
+            if message is None:
+                return
+            parameters = message["params"]
+            if header[0] != Kind.REQUEST or message["method"] != "hello" or not isinstance(parameters, dict):
+                raise ValueError("not a hello")
+        except (ValueError, TypeError, KeyError):
+            peer.close()
+            return
+        try:
+            peer.reply(header[4], self._hello(peer, parameters, inner))
+        except errors.Error as refused:
+            peer.reply_error(header[4], refused)
+
+    def _hello(self, peer: Peer, parameters: dict[str, Any], inner: bool) -> dict[str, Any]:
+        if parameters.get("protocol") != PROTOCOL_VERSION:
+            raise errors.VersionError(
+                f"this server speaks protocol {PROTOCOL_VERSION} (lorry {__version__}), the client "
+                f"{parameters.get('protocol')}. Run `lorry server restart` with the newer lorry"
+            )
+        greeting: dict[str, Any] = {"version": __version__, "pid": os.getpid(), "protocol": PROTOCOL_VERSION}
+        if not inner:
+            peer.identity = Session(peer, peer.pid)
+            peer._handler = self._from_client
+        elif parameters.get("role") == "container":
+            peer._handler = self._from_container
+            greeting |= self._fleet.hello(peer, parameters)
+        else:
+            container = self._fleet.containers.get(str(parameters.get("container_id", "")))
+            token = str(parameters.get("token", ""))
+            if container is None or not hmac.compare_digest(container.token, token):
+                raise errors.InvalidError("no such container, or a wrong token")
+            if container.spec.restrict_access:
+                raise errors.InvalidError("this function was declared with restrict_access=True: it may call nothing")
+            peer.identity = Session(peer, peer.pid, container)
+            peer._handler = self._from_client
+            greeting["app_id"] = container.app_id
+        return greeting
+
+    # Frames of clients
+
+    def _from_client(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int]) -> None:
+        kind = header[0]
+        try:
+            if kind == Kind.CALL:
+                self._switch.call(peer, header, body, descriptors)
+            elif kind == Kind.REQUEST:
+                self._request(peer, header, body)
+            elif kind in (Kind.CHUNK, Kind.SPAWN):
+                parcel = self._broker.receive(peer, header[1], body, descriptors)
+                accept = self._accept_chunk if kind == Kind.CHUNK else self._accept_spawn
+                self._run(self._accept(peer, header, parcel, accept))
+            elif kind == Kind.RESULT_ACK:
+                selection, _ = unpack_selection(memoryview(body))
+                self._run(self._journal.acknowledge(header[6], header[4], selection))
+            elif kind == Kind.CREDIT:
+                self._switch.credit(header)
+            elif kind == Kind.RELEASE:
+                self._broker.released(peer, header[4])
+            elif kind == Kind.DROP:
+                self._broker.owner_dropped(peer, header[4])
+            else:
+                peer.close()
+        except (ValueError, errors.InvalidError):
+            peer.close()  # malformed: there is nobody to explain it to
+
+    async def _accept(self, peer: Peer, header: Header, parcel: Parcel, accept: _Accept) -> None:
+        """Journal, acknowledge, run: in this order."""
+        chunk, call = header[4] if header[0] == Kind.CHUNK else 0, header[6]
+        self._broker.hold(parcel, header)
+        try:
+            work = await accept(peer.identity, header, parcel)
+        except errors.Error as refused:
+            body = json.dumps({"error": type(refused).__name__, "message": str(refused)}).encode()
+            peer.send([pack(Kind.CHUNK_ACK, status=1, number=chunk, call=call), body])
+            return
+        finally:
+            self._broker.let_go(parcel, header)
+        peer.send([pack(Kind.CHUNK_ACK, number=chunk, call=call)])
+        if work is not None:
+            keep = parcel.segment is None and self._switch.queue_is_short(work.target)
+            self._switch.submit(work, parcel if keep else None)
+
+    async def _accept_chunk(self, _session: Session, header: Header, parcel: Parcel) -> Work | None:
+        _, flags, _, _, chunk, _, call, _, count = header
+        record = self._switch.open_calls.get(call)
+        if record is None:
+            raise errors.NotFoundError("this map is closed, cancelled or unknown")
+        if not await self._journal.accept_chunk(call, chunk, count, parcel):
+            return None
+        return Work(
+            call=call,
+            chunk=chunk,
+            target=record.function,
+            indices=((0, count),),
+            count=count,
+            total=count,
+            journaled=True,
+            batch=True,
+            again=bool(flags & Flag.AGAIN),
+        )
+
+    async def _accept_spawn(self, session: Session, header: Header, parcel: Parcel) -> Work | None:
+        _, flags, _, _, target, _, call, _, _ = header
+        record = self._switch.new_call(target, call, session.container.current_call if session.container else None)
+        if not await self._journal.accept_spawn(record, parcel):
+            return None
+        return Work(call=call, target=target, journaled=True, again=bool(flags & Flag.AGAIN))
+
+    def _request(self, peer: Peer, header: Header, body: bytes) -> None:
+        message = peer.assembler.feed(Kind.REQUEST, header[1], header[4], body)
+        if message is not None:
+            self._run(self._answer(peer, header[4], message))
+
+    async def _answer(self, peer: Peer, number: int, message: dict[str, Any]) -> None:
+        try:
+            name = message["method"]
+            session: Session = peer.identity
+            method = self._methods.get(name)
+            if method is None:
+                raise errors.InvalidError(f"this server has no method {name!r}; is the client newer?")
+            if session.container is not None and name not in self._inner_methods:
+                raise errors.InvalidError(f"code in a container may not ask for {name!r}")
+            reply = await method(session, message.get("params", {}), number)
+            if reply is not NO_REPLY:
+                peer.reply(number, reply)
+        except Exception as problem:
+            peer.reply_error(number, problem)
+
+    # Frames of containers
+
+    def _from_container(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int]) -> None:
+        kind = header[0]
+        container: Container = peer.identity
+        try:
+            if kind == Kind.RESULT:
+                if header[1] & Flag.OUTPUT and container.pump is not None:
+                    container.pump.drain()
+                Status(header[2])
+                self._switch.result(peer, header, body, descriptors)
+            elif kind == Kind.REQUEST:
+                self._container_request(peer, container, header, body)
+            elif kind == Kind.RELEASE:
+                self._broker.released(peer, header[4])
+            elif kind == Kind.DROP:
+                self._broker.owner_dropped(peer, header[4])
+            elif kind == Kind.TIMEOUT:
+                self._switch.progress(header[5], header[7] / 1e6)
+            else:
+                peer.close()
+        except (ValueError, errors.InvalidError):
+            self._fleet.kill(container.container_id, "it sent a malformed frame")
+            peer.close()
+
+    def _container_request(self, peer: Peer, container: Container, header: Header, body: bytes) -> None:
+        message = peer.assembler.feed(Kind.REQUEST, header[1], header[4], body)
+        if message is None:
+            return
+        peer.reply(header[4], {})
+        if message.get("method") == "ready":
+            self._fleet.ready(container)
+        elif message.get("method") == "boot_failed":
+            if container.pump is not None:
+                container.pump.drain()
+            self._fleet.boot_failed(container, message["params"]["failure"])
+
+    def _run(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

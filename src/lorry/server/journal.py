@@ -1,0 +1,257 @@
+"""Durable calls: accepted when they are on disk, their results recorded once, delivered to whoever listens.
+
+A call has at most one subscriber (the `.map` that made it) and any number of waiters (`FunctionCall.get`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lorry import faults
+from lorry.clock import Clock
+from lorry.errors import CallCancelledError, NotFoundError, OutputExpiredError, StorageFullError
+from lorry.model.records import CallKind, CallRecord, CallState, ChunkRecord, ResultRecord, Selection, Status
+from lorry.server.parcels import Broker, Parcel, Spool
+from lorry.server.peers import Peer
+from lorry.store.interface import Store
+from lorry.wire.frames import MAX_RANGES, Flag, Kind, pack, pack_selection
+
+
+class Outcome(NamedTuple):
+    """Results of some inputs on their way to disk and then to the client."""
+
+    call: bytes
+    chunk: int
+    indices: Selection
+    status: Status
+    parcel: Parcel
+    micros: int
+    batch: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Listeners:
+    subscriber: Peer | None = None
+    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+
+
+class Journal:
+    def __init__(self, store: Store, spool: Spool, broker: Broker, clock: Clock) -> None:
+        self._store = store
+        self._spool = spool
+        self._broker = broker
+        self._clock = clock
+        self._listeners: dict[bytes, _Listeners] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Accepting
+
+    async def accept_spawn(self, call: CallRecord, parcel: Parcel) -> bool:
+        """On disk when it returns. False if the client had sent it before."""
+        payload = await self._durable(call.call, parcel)
+        chunk = ChunkRecord(call=call.call, chunk=0, inputs=1, payload=payload)
+        accepted = await self._store.accept_spawn(call, chunk)
+        if faults.armed:
+            faults.point("worker.after_accept")
+        return accepted
+
+    async def open_call(self, call: CallRecord) -> bool:
+        return await self._store.open_call(call)
+
+    async def accept_chunk(self, call: bytes, chunk: int, inputs: int, parcel: Parcel) -> bool:
+        payload = await self._durable(call, parcel)
+        accepted = await self._store.accept_chunk(
+            ChunkRecord(call=call, chunk=chunk, inputs=inputs, payload=payload)
+        )
+        if faults.armed:
+            faults.point("worker.after_accept")
+        return accepted
+
+    async def close_call(self, call: bytes) -> None:
+        await self._store.close_call(call, self._clock.wall())
+        self._wake(call)
+
+    async def _durable(self, call: bytes, parcel: Parcel) -> bytes:
+        small = self._spool.small(parcel)
+        if small is not None:
+            return small
+        try:
+            return await asyncio.to_thread(self._spool.write, call, parcel)
+        except OSError as full:
+            raise StorageFullError(
+                f"a payload of {parcel.size():,} bytes does not fit into the state directory: {full.strerror}. "
+                "Nothing acknowledged is lost; free space with `lorry prune` or set LORRY_STATE_DIR"
+            ) from full
+
+    def payload(self, call: bytes, chunk: int) -> Parcel:
+        """The inputs of a chunk, from disk. NotFoundError if the call was cancelled meanwhile."""
+        return self._spool.open(self._store.chunk(call, chunk).payload)
+
+    # Results
+
+    def record(self, outcome: Outcome) -> None:
+        """Write, then deliver. The write is started at once, so that commits are shared."""
+        self._broker.hold(outcome.parcel, outcome)
+        task = asyncio.get_running_loop().create_task(self._record(outcome))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _record(self, outcome: Outcome) -> None:
+        try:
+            payload = await self._durable(outcome.call, outcome.parcel)
+            if faults.armed:
+                faults.point("worker.before_result_commit")
+            accepted = await self._store.record_results([self._row(outcome, payload)])
+            if faults.armed:
+                faults.point("worker.after_result_commit")
+            if accepted[0]:
+                self._deliver(outcome)
+        except StorageFullError:
+            # The disk is full: the result waits in memory and is tried again; its input is acknowledged work.
+            await asyncio.sleep(1.0)
+            self.record(outcome)
+        finally:
+            self._broker.let_go(outcome.parcel, outcome)
+
+    def _row(self, outcome: Outcome, payload: bytes) -> ResultRecord:
+        flag = b"\1" if outcome.batch else b"\0"
+        return ResultRecord(
+            call=outcome.call,
+            chunk=outcome.chunk,
+            indices=outcome.indices,
+            status=outcome.status,
+            payload=flag + payload,
+            finished_at=self._clock.wall(),
+        )
+
+    def _deliver(self, outcome: Outcome) -> None:
+        listeners = self._listeners.get(outcome.call)
+        if listeners is None:
+            return
+        if listeners.subscriber is not None:
+            self._send(listeners.subscriber, outcome)
+        self._wake(outcome.call)
+
+    def _wake(self, call: bytes) -> None:
+        listeners = self._listeners.get(call)
+        if listeners is not None:
+            for waiter in listeners.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _send(self, peer: Peer, outcome: Outcome, number: int | None = None) -> None:
+        flags = Flag.SELECT | (Flag.BATCH if outcome.batch else 0)
+        count = sum(high - low for low, high in outcome.indices)
+        header = (
+            Kind.RESULT,
+            flags,
+            outcome.status,
+            0,
+            outcome.chunk if number is None else number,
+            0,
+            outcome.call,
+            outcome.micros,
+            count,
+        )
+        assert len(outcome.indices) <= MAX_RANGES
+        self._broker.send(peer, header, outcome.parcel, pack_selection(outcome.indices))
+
+    def _outcome(self, row: ResultRecord) -> Outcome:
+        parcel = self._spool.open(row.payload[1:])
+        return Outcome(row.call, row.chunk, row.indices, row.status, parcel, 0, row.payload[:1] == b"\1")
+
+    # Listening
+
+    def subscribe(self, call: bytes, peer: Peer) -> None:
+        """Results go to this peer as they are recorded. Those that are there already go first."""
+        self._listeners.setdefault(call, _Listeners()).subscriber = peer
+        after = (-1, -1)
+        while rows := self._store.results(call, after=after):
+            for row in rows:
+                self._send(peer, self._outcome(row))
+            after = (rows[-1].chunk, rows[-1].indices[0][0])
+
+    def unsubscribe(self, peer: Peer) -> None:
+        for call, listeners in list(self._listeners.items()):
+            if listeners.subscriber is peer:
+                listeners.subscriber = None
+                if not listeners.waiters:
+                    del self._listeners[call]
+
+    async def acknowledge(self, call: bytes, chunk: int, indices: Selection) -> None:
+        await self._store.acknowledge(call, chunk, indices)
+
+    async def fetch(self, peer: Peer, number: int, call: bytes, chunk: int, index: int, wait: float | None) -> bool:
+        """Send the result of one input as a RESULT frame of this request's number. False: not ready in time."""
+        deadline = None if wait is None else self._clock.monotonic() + wait
+        while True:
+            row = self._store.result(call, chunk, index)
+            if row is not None:
+                self._send(peer, self._outcome(row), number)
+                return True
+            self._check_pending(call)
+            left = None if deadline is None else deadline - self._clock.monotonic()
+            if left is not None and left <= 0:
+                return False
+            await self._wait(call, left)
+
+    def _check_pending(self, call: bytes) -> None:
+        """A call that is over and has no result row for this input will never have one."""
+        try:
+            record = self._store.call(call)
+        except NotFoundError:
+            raise OutputExpiredError(
+                f"the result of fc-{call.hex()} is not kept any more (results stay 7 days), or the id is wrong"
+            ) from None
+        if record.state is CallState.CANCELLED:
+            raise CallCancelledError(f"fc-{call.hex()} was cancelled")
+        if record.state is CallState.DONE:
+            raise NotFoundError(f"fc-{call.hex()} is done and has no such input, or its result was read by a map")
+
+    async def _wait(self, call: bytes, seconds: float | None) -> None:
+        listeners = self._listeners.setdefault(call, _Listeners())
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        listeners.waiters.add(waiter)
+        try:
+            await asyncio.wait([waiter], timeout=seconds)
+        finally:
+            listeners.waiters.discard(waiter)
+            if not listeners.waiters and listeners.subscriber is None:
+                self._listeners.pop(call, None)
+
+    async def cancel(self, call: bytes) -> bool:
+        """Mark cancelled; False if it is over already."""
+        cancelled = await self._store.cancel_call(call, self._clock.wall())
+        self._wake(call)
+        listeners = self._listeners.get(call)
+        if cancelled and listeners is not None and listeners.subscriber is not None:
+            listeners.subscriber.send([pack(Kind.RESULT, status=Status.CANCELLED, call=call)])
+        return cancelled
+
+    async def settle(self) -> None:
+        """Wait for the writes under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def new_call(
+    call: bytes, app_id: str, function: int, kind: CallKind, now: float, parent: bytes | None, keep: bool
+) -> CallRecord:
+    """The row of a call that comes in now."""
+    state = CallState.CLOSED if kind is CallKind.SPAWN else CallState.OPEN
+    return CallRecord(
+        call=call,
+        app_id=app_id,
+        function=function,
+        kind=kind,
+        state=state,
+        created_at=now,
+        inputs=1 if kind is CallKind.SPAWN else 0,
+        parent=parent,
+        keep_results=keep,
+    )
+
+

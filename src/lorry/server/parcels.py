@@ -1,0 +1,231 @@
+"""Payloads inside the server: opaque bodies, and shared segments that are passed from owner to receiver.
+
+Segment numbers are local to each hop: an owner numbers its own, the server gives each a number of its own
+for all receivers. The server keeps the descriptor, never a mapping. When nothing uses a payload any more
+its owner gets RELEASE and writes the next one over it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorry.errors import InvalidError
+from lorry.server.peers import Header, Peer
+from lorry.wire.frames import HEADER, Flag, Kind, pack, renumber_reference, unpack_reference
+from lorry.wire.segments import offsets
+
+
+@dataclass(slots=True, eq=False)
+class SharedSegment:
+    number: int
+    fd: int
+    owner: Peer | None
+    """None: a spooled file, or the owner is gone. It is closed with its last user."""
+    owner_number: int
+    users: set[Any] = field(default_factory=set)
+    receivers: set[Peer] = field(default_factory=set)
+    """Peers that have it mapped."""
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """One payload. `body` is the frame's body without selection; with a segment it is the reference."""
+
+    body: bytes
+    segment: SharedSegment | None = None
+
+    def size(self) -> int:
+        return len(self.body) if self.segment is None else sum(unpack_reference(self.body)[1])
+
+
+class Broker:
+    """All segments that pass through this server."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._owned: dict[Peer, dict[int, SharedSegment]] = {}
+        self._by_number: dict[int, SharedSegment] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def receive(self, peer: Peer, flags: int, body: bytes, descriptors: Sequence[int]) -> Parcel:
+        """The payload of a frame. Takes over the descriptors. InvalidError for a reference to nothing."""
+        if not flags & Flag.SEGMENT:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return Parcel(body)
+        try:
+            owner_number, pieces = unpack_reference(body)
+        except ValueError as malformed:
+            raise InvalidError(f"malformed payload reference: {malformed}") from None
+        owned = self._owned.setdefault(peer, {})
+        if descriptors:
+            self._replace(peer, owner_number, descriptors)
+        segment = owned.get(owner_number)
+        if segment is None or offsets(pieces)[1] > os.fstat(segment.fd).st_size:
+            raise InvalidError("a payload refers to a shared segment that was never sent, or is too short")
+        return Parcel(body, segment)
+
+    def _replace(self, peer: Peer, owner_number: int, descriptors: Sequence[int]) -> None:
+        for extra in descriptors[1:]:
+            os.close(extra)
+        self.owner_dropped(peer, owner_number)
+        segment = self._register(descriptors[0], peer, owner_number)
+        self._owned[peer][owner_number] = segment
+
+    def _register(self, fd: int, owner: Peer | None, owner_number: int) -> SharedSegment:
+        segment = SharedSegment(self._next, fd, owner, owner_number)
+        self._by_number[segment.number] = segment
+        self._next += 1
+        return segment
+
+    def from_file(self, path: Path, reference: bytes) -> Parcel:
+        """A spooled payload as a parcel; the file is mapped by its receiver and closed with its last user."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return Parcel(reference, self._register(fd, None, 0))
+
+    def hold(self, parcel: Parcel, user: Any) -> None:
+        if parcel.segment is not None:
+            parcel.segment.users.add(user)
+
+    def let_go(self, parcel: Parcel, user: Any) -> None:
+        if parcel.segment is not None:
+            self._discard(parcel.segment, user)
+
+    def send(
+        self, peer: Peer, header: Sequence[Any], parcel: Parcel, selection: bytes = b""
+    ) -> None:
+        """Send a frame with this payload. `header`: the fields of HEADER; the SEGMENT flag is set here."""
+        segment = parcel.segment
+        if segment is None:
+            peer.send([HEADER.pack(*header), selection, parcel.body])
+            return
+        if peer.closed:
+            return
+        fields = list(header)
+        fields[1] |= Flag.SEGMENT
+        descriptors = () if peer in segment.receivers else (segment.fd,)
+        segment.receivers.add(peer)
+        segment.users.add(peer)
+        peer.send([HEADER.pack(*fields), selection, renumber_reference(parcel.body, segment.number)], descriptors)
+
+    def released(self, peer: Peer, number: int) -> None:
+        """A receiver is done with it."""
+        segment = self._by_number.get(number)
+        if segment is not None:
+            self._discard(segment, peer)
+
+    def _discard(self, segment: SharedSegment, user: Any) -> None:
+        segment.users.discard(user)
+        if segment.users:
+            return
+        if segment.owner is not None:
+            segment.owner.send([pack(Kind.RELEASE, number=segment.owner_number)])
+        else:
+            self._forget(segment)
+
+    def owner_dropped(self, peer: Peer, owner_number: int) -> None:
+        """The owner gave a free segment up."""
+        segment = self._owned.get(peer, {}).pop(owner_number, None)
+        if segment is not None:
+            self._forget(segment)
+
+    def _forget(self, segment: SharedSegment) -> None:
+        if self._by_number.pop(segment.number, None) is None:
+            return
+        for receiver in segment.receivers:
+            receiver.send([pack(Kind.DROP, number=segment.number)])
+        os.close(segment.fd)
+
+    def peer_gone(self, peer: Peer) -> None:
+        """It neither uses nor owns anything any more; what others still use stays until they are done."""
+        for segment in self._owned.pop(peer, {}).values():
+            segment.owner = None
+            if not segment.users - {peer}:
+                self._forget(segment)
+        for segment in [s for s in self._by_number.values() if peer in s.receivers]:
+            segment.receivers.discard(peer)
+            if peer in segment.users:
+                self._discard(segment, peer)
+
+
+class Spool:
+    """Journaled payloads that are too large for a row: one file each, in a folder per call.
+
+    A journaled payload is bytes: 0 and the inline body, or 1, the file's name, a zero byte and the reference.
+    """
+
+    def __init__(self, root: Path, broker: Broker) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self._root = root
+        self._broker = broker
+
+    def small(self, parcel: Parcel) -> bytes | None:
+        """What to journal if no file is needed."""
+        return b"\0" + parcel.body if parcel.segment is None else None
+
+    def write(self, call: bytes, parcel: Parcel) -> bytes:
+        """Copy a segment into a durable file; blocking, run it in a thread. OSError when the disk is full."""
+        assert parcel.segment is not None
+        folder = self._root / call.hex()
+        folder.mkdir(exist_ok=True)
+        name = uuid.uuid4().hex
+        temporary = folder / f"{name}.part"
+        size = offsets(unpack_reference(parcel.body)[1])[1]
+        try:
+            with temporary.open("wb") as target:
+                done = 0
+                while done < size:
+                    done += os.sendfile(target.fileno(), parcel.segment.fd, done, size - done)
+                os.fsync(target.fileno())
+            temporary.rename(folder / name)
+            sync_folder(folder)
+            sync_folder(self._root)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return b"\1" + f"{call.hex()}/{name}".encode() + b"\0" + parcel.body
+
+    def open(self, journaled: bytes) -> Parcel:
+        """The parcel of a journaled payload."""
+        if journaled[:1] == b"\0":
+            return Parcel(journaled[1:])
+        name, _, reference = journaled[1:].partition(b"\0")
+        return self._broker.from_file(self._root / name.decode(), reference)
+
+    def delete(self, call: bytes) -> None:
+        """Forget the files of a call. Open ones stay readable for who has them."""
+        folder = self._root / call.hex()
+        if folder.is_dir():
+            for file in folder.iterdir():
+                file.unlink(missing_ok=True)
+            folder.rmdir()
+
+    def collect(self, known: Callable[[bytes], bool]) -> None:
+        """Delete the folders of calls that the store does not know any more."""
+        for folder in self._root.iterdir():
+            if not known(bytes.fromhex(folder.name)):
+                self.delete(bytes.fromhex(folder.name))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in it durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def header_fields(header: Header, **changes: int) -> list[Any]:
+    """The header's fields as a list, some changed: kind, flags, status, number, lease."""
+    fields = list(header)
+    for name, value in changes.items():
+        fields[("kind", "flags", "status", "spare", "number", "lease", "call", "micros", "count").index(name)] = value
+    return fields

@@ -1,0 +1,138 @@
+"""Brings what a container needs to this machine: image, source, files, volumes, secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lorry.config import Settings
+from lorry.errors import InvalidError
+from lorry.images.builder import BuiltImage, ImageBuilder
+from lorry.images.indexes import IndexSettings
+from lorry.model.function import FunctionSpec
+from lorry.model.image import ImageSpec
+from lorry.sandbox.interface import Feature, Sandbox, SandboxSpec
+from lorry.sandbox.namespaces import SANDBOX_UID
+from lorry.scheduler.inventory import Inventory
+from lorry.server.blueprint import PACKAGE, Ingredients, sandbox_spec
+from lorry.server.container import Container
+from lorry.storage.blobs import BlobStore
+from lorry.storage.secrets import SecretBox
+from lorry.storage.trees import TreeStore
+from lorry.storage.volumes import VolumeStore
+from lorry.store.interface import Store
+
+OWNER = (SANDBOX_UID, SANDBOX_UID)
+"""Host uid and gid of everything in a container when the server runs as root; see sandbox.namespaces."""
+
+
+class Provision:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        sandbox: Sandbox,
+        inventory: Inventory,
+        images: ImageBuilder,
+        app_name: Callable[[str], str],
+    ) -> None:
+        state = settings.state_dir
+        self._settings = settings
+        self._store = store
+        self._sandbox = sandbox
+        self._inventory = inventory
+        self._app_name = app_name
+        self.images = images
+        self.blobs = BlobStore(state / "blobs")
+        self.trees = TreeStore(state / "trees", self.blobs)
+        self.volumes = VolumeStore(state / "volumes", OWNER if os.geteuid() == 0 else None)
+        self.secrets = SecretBox(state / "secret.key")
+        self._library = _library(state)
+        self.isolated = not sandbox.missing([Feature.MOUNTS])
+
+    def refuse(self, spec: FunctionSpec) -> None:
+        """InvalidError when this tier cannot give what the function declares; called when the app loads."""
+        wanted: list[Feature] = []
+        if spec.volumes or spec.image.files:
+            wanted.append(Feature.MOUNTS)
+        if spec.block_network:
+            wanted.append(Feature.BLOCK_NETWORK)
+        problems = self._sandbox.missing(wanted)
+        if problems:
+            raise InvalidError(f"function {spec.tag!r}: {problems[0]}")
+
+    async def ensure_image(self, spec: ImageSpec, settings: IndexSettings, log: Callable[[str], None]) -> BuiltImage:
+        return await self.images.ensure(spec, settings, log)
+
+    async def prepare(self, container: Container) -> SandboxSpec:
+        """Everything present, and the sandbox described. Raises what the user can act on."""
+        spec = container.spec
+        image = await self.images.ensure(spec.image, IndexSettings(), lambda _line: None)
+        name = self._app_name(container.app_id)
+        parts = await asyncio.to_thread(self._gather, container, image, name)
+        return sandbox_spec(parts, self._settings, self._library, self.isolated)
+
+    def _gather(self, container: Container, image: BuiltImage, name: str) -> Ingredients:
+        spec = container.spec
+        return Ingredients(
+            container_id=container.container_id,
+            app_id=container.app_id,
+            app_name=name,
+            token=container.token,
+            spec=spec,
+            image=image,
+            source=self.source(spec),
+            files=self._files(spec),
+            volumes=[(v.path, self._volume(v.volume_id), v.read_only) for v in spec.volumes],
+            secrets=self.secret_values(spec),
+            folder=container.folder,
+            cache=self._cache(name),
+            reservation=container.reservation,
+            cores=self._inventory.cores,
+        )
+
+    def source(self, spec: FunctionSpec) -> Path:
+        manifest: list[Any] = json.loads(self.blobs.path(spec.source).read_bytes()) if spec.source else []
+        return self.trees.ensure(tuple((path, digest, mode) for path, digest, mode in manifest))
+
+    def _files(self, spec: FunctionSpec) -> Path | None:
+        if not spec.image.files:
+            return None
+        return self.trees.ensure(tuple((f.path.lstrip("/"), f.digest, f.mode) for f in spec.image.files))
+
+    def _volume(self, volume_id: str) -> Path:
+        self._store.volume(volume_id=volume_id)  # NotFoundError for one that was deleted
+        return self.volumes.create(volume_id)
+
+    def secret_values(self, spec: FunctionSpec) -> dict[str, str]:
+        values: dict[str, str] = {}
+        for secret_id in spec.secret_ids:
+            record = self._store.secret(secret_id=secret_id)
+            values.update(self.secrets.open(record.secret_id, record.sealed))
+        return values
+
+    def _cache(self, name: str) -> Path:
+        """Home's .cache of all containers of apps of this name."""
+        safe = hashlib.sha256(name.encode()).hexdigest()[:16]
+        folder = self._settings.state_dir / "cache" / safe
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.geteuid() == 0:
+                os.chown(folder, *OWNER)
+        return folder
+
+
+def _library(state: Path) -> Path:
+    """A folder in which the package `lorry` lies alone: what the process tier puts on its path."""
+    folder = state / "library"
+    folder.mkdir(exist_ok=True)
+    link = folder / "lorry"
+    if not link.is_symlink() or link.resolve() != PACKAGE:
+        link.unlink(missing_ok=True)
+        link.symlink_to(PACKAGE)
+    return folder

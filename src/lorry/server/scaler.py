@@ -1,0 +1,130 @@
+"""Asks the pure autoscaler and placer, and does what they say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from lorry.clock import Clock
+from lorry.model.records import DecisionRecord, Status
+from lorry.scheduler import autoscale
+from lorry.scheduler.inventory import Inventory
+from lorry.scheduler.load import Decision, FunctionLoad, MachineLoad
+from lorry.scheduler.place import Never, Wait, place
+from lorry.server.fleet import Fleet
+from lorry.server.machine import LoadMeter
+from lorry.server.switch import Switch
+from lorry.store.interface import Store
+from lorry.timeouts import SCALE_INTERVAL
+
+
+class Scaler:
+    """One decision per function when its load changes, and again when the decision asks for it."""
+
+    def __init__(
+        self, clock: Clock, store: Store, switch: Switch, fleet: Fleet, inventory: Inventory, meter: LoadMeter
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._switch = switch
+        self._fleet = fleet
+        self._inventory = inventory
+        self._meter = meter
+        self._loop = asyncio.get_running_loop()
+        self._due: set[int] = set()
+        self._reconsider: set[int] = set()
+        self.apps: dict[int, tuple[str, bool]] = {}
+        """By function: its app's id, and whether the app is alive."""
+        self.pending: dict[int, str] = {}
+        """By function: why its inputs wait, in the words of the last decision."""
+        self.refused: Callable[[int, str], None] = lambda _target, _text: None
+
+    def changed(self, target: int) -> None:
+        """Decide once all that happens in this turn of the loop is known."""
+        if target in self._due or not self._matters(target):
+            return
+        self._due.add(target)
+        self._loop.call_soon(self._decide, target)
+
+    def _matters(self, target: int) -> bool:
+        """Nothing to decide on the hot path: no queue, and no container that went idle long ago."""
+        queue = self._switch.dispatcher.queues.get(target)
+        return queue is None or bool(queue.pending) or target not in self._reconsider
+
+    def tick(self) -> None:
+        """Every SCALE_INTERVAL: what waits, idles, or has a floor to keep."""
+        for target in list(self.apps):
+            self._reconsider.discard(target)
+            self.changed(target)
+
+    def load(self, target: int) -> FunctionLoad:
+        spec = self._switch.spec(target)
+        queue = self._switch.dispatcher.queues[target]
+        slots = queue.slots
+        views = []
+        for container in self._fleet.containers.values():
+            if container.target != target:
+                continue
+            slot = slots.get(container.container_id)
+            view = container.view(len(slot.leases) if slot else 0, slot.idle_since if slot else None)
+            if view is not None:
+                views.append(view)
+        failures, last_failure = self._fleet.failed_starts.get(target, (0, None))
+        return FunctionLoad(
+            scaling=spec.scaling,
+            waiting=queue.waiting,
+            running=sum(len(slot.leases) for slot in slots.values()),
+            max_concurrent=spec.max_concurrent,
+            target_concurrent=spec.target_concurrent,
+            containers=tuple(views),
+            app_alive=self.apps.get(target, ("", False))[1],
+            failed_starts=failures,
+            last_failed_start=last_failure,
+            measured_peak_memory=self._fleet.peaks.get(target),
+            memory_request=spec.resources.memory,
+            mean_input_seconds=self._switch.mean_seconds.get(target),
+        )
+
+    def _decide(self, target: int) -> None:
+        self._due.discard(target)
+        self._reconsider.add(target)
+        if target not in self.apps:
+            return
+        machine = self._meter.load()
+        decision = autoscale.decide(self._clock.monotonic(), self.load(target), machine)
+        self._apply(target, decision, machine)
+
+    def _apply(self, target: int, decision: Decision, machine: MachineLoad) -> None:
+        self.pending[target] = decision.sentence
+        for container_id in decision.stop:
+            self._fleet.stop(container_id, decision.sentence)
+        for _ in range(decision.start):
+            if not self._start_one(target, decision):
+                break
+        if decision.wake_at is not None:
+            delay = max(SCALE_INTERVAL / 5, decision.wake_at - self._clock.monotonic())
+            self._loop.call_later(delay, self._wake, target)
+
+    def _wake(self, target: int) -> None:
+        self._reconsider.discard(target)
+        self.changed(target)
+
+    def _start_one(self, target: int, decision: Decision) -> bool:
+        spec = self._switch.spec(target)
+        placed = place(self._inventory, self._fleet.reservations(), spec.resources)
+        if isinstance(placed, Never):
+            self._refuse(target, placed.sentence)
+            return False
+        if isinstance(placed, Wait):
+            self.pending[target] = placed.sentence
+            return False
+        self._fleet.start(self.apps[target][0], target, spec, placed, decision.sentence)
+        return True
+
+    def _refuse(self, target: int, sentence: str) -> None:
+        """It can never run here: what waits ends at once, with the reason."""
+        now = self._clock.wall()
+        record = DecisionRecord(at=now, subject=f"function {target}", kind="refused", reason=sentence)
+        self._store.add_decisions([record])
+        text = f"CapacityError: {sentence}"
+        self._switch.perform(self._switch.dispatcher.fail_waiting(target, Status.PLATFORM, text))

@@ -1,0 +1,321 @@
+"""The dispatcher's hands: frames become events, effects become frames.
+
+Synchronous calls (`.remote`) pass through memory only: their client is there to ask again. Everything else is
+journaled before it is submitted here and recorded before it is delivered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from lorry import faults
+from lorry.clock import Clock
+from lorry.errors import NotFoundError
+from lorry.model.function import FunctionSpec
+from lorry.model.records import CallKind, CallRecord, Selection, Status
+from lorry.scheduler.dispatch import (
+    Dispatcher,
+    Drained,
+    Effect,
+    Finish,
+    Key,
+    Kill,
+    Remember,
+    Send,
+    Stop,
+    Work,
+)
+from lorry.server.journal import Journal, Outcome, new_call
+from lorry.server.parcels import Broker, Parcel
+from lorry.server.peers import Header, Peer
+from lorry.store.interface import Store
+from lorry.timeouts import UNCLAIMED
+from lorry.wire.frames import HEADER, Flag, Kind, pack, pack_selection, unpack_selection
+
+SHARE_SECONDS = 0.1
+"""Work that a container gets at once out of a journaled chunk."""
+KEPT_PAYLOADS = 64
+"""Chunks of one function whose inputs wait in memory: 4 MiB at most."""
+_ERRORS = {
+    Status.TIMEOUT: "FunctionTimeoutError",
+    Status.CANCELLED: "CallCancelledError",
+    Status.LOST: "ContainerLostError",
+    Status.PLATFORM: "ResourceError",
+}
+
+
+class Containers(Protocol):
+    """What the switch needs of the fleet."""
+
+    def peer_of(self, container: str) -> Peer | None: ...
+
+    def working_on(self, container: str, call: bytes) -> Peer | None:
+        """Its connection; from now on its output belongs to this call."""
+        ...
+
+    def nudge(self, container: str) -> None:
+        """SIGUSR1: look at your socket."""
+        ...
+
+    def kill(self, container: str, reason: str) -> None: ...
+
+    def retire(self, container: str, reason: str) -> None: ...
+
+    def changed(self, target: int) -> None:
+        """The load of a function changed: reconsider how many containers it has."""
+        ...
+
+
+class Switch:
+    def __init__(self, clock: Clock, store: Store, broker: Broker, journal: Journal) -> None:
+        self._clock = clock
+        self._store = store
+        self._broker = broker
+        self._journal = journal
+        self.dispatcher = Dispatcher(store.epoch)
+        self._parcels: dict[Key, Parcel] = {}
+        self._origins: dict[bytes, Peer] = {}
+        self._unclaimed: dict[bytes, tuple[float, tuple[Any, ...], Parcel]] = {}
+        self._specs: dict[int, FunctionSpec] = {}
+        self.containers: Containers
+        self.spec_of: Callable[[int], FunctionSpec]
+        self.open_calls: dict[bytes, CallRecord] = {}
+        """Calls of maps that still take chunks."""
+        self.served = 0
+        """Inputs finished since this worker started."""
+        self.mean_seconds: dict[int, float] = {}
+
+    # Functions
+
+    def spec(self, target: int) -> FunctionSpec:
+        """The function's spec; opens its queue. NotFoundError if it does not exist or its app is stopped."""
+        spec = self._specs.get(target)
+        if spec is None:
+            spec = self._specs[target] = self.spec_of(target)
+            self.dispatcher.open(target, spec.retries, spec.timeout)
+        return spec
+
+    def stop_function(self, target: int, text: str) -> None:
+        """Its app is stopped: everything under way is cancelled, calls to it are refused from now on."""
+        self._specs.pop(target, None)
+        if target not in self.dispatcher.queues:
+            return
+        for call in self.dispatcher.calls_of(target):
+            self.perform(self.dispatcher.cancel(call, target, text, self._clock.monotonic()))
+
+    # From clients
+
+    def call(self, peer: Peer, header: Header, body: bytes, descriptors: Any) -> None:
+        """A synchronous call, maybe asked a second time."""
+        _, flags, _, _, target, _, call, _, _ = header
+        parcel = self._broker.receive(peer, flags, body, descriptors) if flags & Flag.SEGMENT else Parcel(body)
+        again = bool(flags & Flag.AGAIN)
+        if again and call in self._unclaimed:
+            _, fields, result = self._unclaimed.pop(call)
+            self._broker.send(peer, fields, result)
+            self._broker.let_go(result, call)
+            return
+        try:
+            self.spec(target)
+        except NotFoundError as stopped:
+            self._refuse(peer, call, Status.PLATFORM, "NotFoundError", str(stopped))
+            return
+        if faults.armed:
+            faults.point("worker.call_received")
+        self._origins[call] = peer
+        self.submit(Work(call=call, target=target, stream=bool(flags & Flag.STREAM), again=again), parcel)
+
+    def submit(self, work: Work, parcel: Parcel | None) -> None:
+        """Queue a work. `parcel` None: its payload is in the journal."""
+        key = (work.call, work.chunk)
+        effects = self.dispatcher.submit(work, self._clock.monotonic())
+        if effects is None:
+            return
+        if parcel is not None:
+            self._parcels[key] = parcel
+            self._broker.hold(parcel, key)
+        if effects:
+            self.perform(effects)
+        else:
+            self.containers.changed(work.target)
+
+    def new_call(self, target: int, call: bytes, parent: bytes | None) -> CallRecord:
+        """The row of a spawned call. NotFoundError if the function's app is stopped."""
+        self.spec(target)
+        app_id = self._store.function(target).app_id
+        return new_call(call, app_id, target, CallKind.SPAWN, self._clock.wall(), parent, True)
+
+    def queue_is_short(self, target: int) -> bool:
+        """Whether a payload may stay in memory until it is dispatched; otherwise it is read back from the journal."""
+        return len(self.dispatcher.queues[target].pending) < KEPT_PAYLOADS
+
+    def progress(self, lease: int, elapsed: float) -> None:
+        self.dispatcher.progress(lease, elapsed, self._clock.monotonic())
+
+    def credit(self, header: Header) -> None:
+        """The client of a generator has read some values."""
+        for lease in self.dispatcher.leases.values():
+            if lease.work.call == header[6]:
+                peer = self.containers.peer_of(lease.container)
+                if peer is not None:
+                    peer.send([pack(Kind.CREDIT, lease=lease.number, call=header[6], count=header[8])])
+
+    def cancel(self, call: bytes, target: int, text: str) -> None:
+        self.perform(self.dispatcher.cancel(call, target, text, self._clock.monotonic()))
+        self.containers.changed(target)
+
+    def client_gone(self, peer: Peer) -> None:
+        """Its synchronous calls go on: it may come back. Generators are stopped, nobody can resume them."""
+        for call in [call for call, origin in self._origins.items() if origin is peer]:
+            lost = [lease.work for lease in self.dispatcher.leases.values() if lease.work.call == call]
+            if any(work.stream for work in lost):
+                self.cancel(call, lost[0].target, "its reader is gone")
+                self._origins.pop(call, None)
+
+    # From containers
+
+    def result(self, peer: Peer, header: Header, body: bytes, descriptors: Any) -> None:
+        """A RESULT frame of a container. The caller has read the container's output before, if it was flagged."""
+        _, flags, status, _, _chunk, lease, _call, micros, count = header
+        indices: Selection | None = None
+        if flags & Flag.SELECT:
+            indices, rest = unpack_selection(memoryview(body))
+            body = bytes(rest)
+        elif count == 0:
+            indices = ()
+        parcel = self._broker.receive(peer, flags, body, descriptors) if flags & Flag.SEGMENT else Parcel(body)
+        verdict = self.dispatcher.result(
+            lease, indices, Status(status), bool(flags & Flag.LAST), self._clock.monotonic()
+        )
+        self._broker.hold(parcel, header)
+        if verdict.work is not None:
+            work = verdict.work
+            if verdict.deliver:
+                if faults.armed:
+                    faults.point("worker.result_received")
+                self._measure(work.target, micros, count)
+                self._deliver(work, verdict.deliver, Status(status), parcel, micros, bool(flags & Flag.BATCH))
+            if flags & Flag.LAST and not self.dispatcher.knows(work.call, work.chunk):
+                self._drop_parcel(work)
+            if verdict.effects:
+                self.perform(verdict.effects)
+            elif flags & Flag.LAST:
+                self.containers.changed(work.target)
+        self._broker.let_go(parcel, header)
+
+    def _measure(self, target: int, micros: int, count: int) -> None:
+        seconds = micros / 1e6 / max(1, count)
+        before = self.mean_seconds.get(target)
+        mean = self.mean_seconds[target] = seconds if before is None else before + 0.2 * (seconds - before)
+        self.dispatcher.queues[target].share = max(1, int(SHARE_SECONDS / max(mean, 1e-6)))
+
+    def _deliver(
+        self, work: Work, indices: Selection, status: Status, parcel: Parcel, micros: int, batch: bool
+    ) -> None:
+        self.served += sum(high - low for low, high in indices)
+        if work.journaled:
+            self._journal.record(Outcome(work.call, work.chunk, indices, status, parcel, micros, batch))
+            return
+        stream = status in (Status.YIELD, Status.DONE)
+        fields = (Kind.RESULT, Flag.STREAM if stream else 0, status, 0, 0, 0, work.call, micros, 1)
+        origin = self._origins.get(work.call) if status is Status.YIELD else self._origins.pop(work.call, None)
+        if origin is not None and not origin.closed:
+            self._broker.send(origin, fields, parcel)
+        elif status is not Status.YIELD:
+            self._broker.hold(parcel, work.call)
+            self._unclaimed[work.call] = (self._clock.monotonic() + UNCLAIMED, fields, parcel)
+
+    def _drop_parcel(self, work: Work) -> None:
+        key = (work.call, work.chunk)
+        parcel = self._parcels.pop(key, None)
+        if parcel is not None:
+            self._broker.let_go(parcel, key)
+
+    # Effects
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._send(effect)
+                case Finish():
+                    self._finish(effect)
+                case Stop():
+                    self._stop(effect)
+                case Kill():
+                    self.containers.kill(effect.container, effect.reason)
+                case Drained():
+                    self.containers.retire(effect.container, "it has had its last input")
+                case Remember():
+                    # Not awaited: a restart that forgets it gives an input one attempt more, never one less.
+                    self._store.note_attempts(effect.call, effect.chunk, effect.attempts)
+
+    def _send(self, effect: Send) -> None:
+        work = effect.work
+        peer = self.containers.working_on(effect.container, work.call)
+        if peer is None:
+            return  # it died a moment ago; `lost` follows and queues the work again
+        parcel = self._parcels.get((work.call, work.chunk))
+        if parcel is None:
+            try:
+                parcel = self._journal.payload(work.call, work.chunk)
+            except NotFoundError:
+                return  # cancelled between commit and dispatch; the cancellation ends the lease
+        flags = Flag.STREAM if work.stream else 0
+        selection = b""
+        if work.count != work.total:
+            selection = pack_selection(work.indices)
+            flags |= Flag.SELECT
+        if work.batch:
+            flags |= Flag.BATCH
+        if parcel.segment is None:
+            header = HEADER.pack(Kind.INPUT, flags, 0, 0, work.chunk, effect.lease, work.call, 0, work.total)
+            peer.send([header, selection, parcel.body] if selection else [header, parcel.body])
+        else:
+            fields = (Kind.INPUT, flags, 0, 0, work.chunk, effect.lease, work.call, 0, work.total)
+            self._broker.send(peer, fields, parcel, selection)
+        if faults.armed:
+            faults.point("worker.after_dispatch")
+
+    def _finish(self, effect: Finish) -> None:
+        work, status = effect.work, effect.status
+        text = effect.text if status is Status.ERROR else _platform_failure(status, effect.text)
+        self._deliver(work, effect.indices, status, Parcel(text.encode()), 0, False)
+        if not self.dispatcher.knows(work.call, work.chunk):
+            self._drop_parcel(work)
+
+    def _stop(self, effect: Stop) -> None:
+        peer = self.containers.peer_of(effect.container)
+        if peer is None:
+            return
+        lease = self.dispatcher.leases[effect.lease]
+        if effect.cancel:
+            peer.send([pack(Kind.CANCEL, lease=effect.lease, call=lease.work.call)])
+        else:
+            limit = self.dispatcher.queues[lease.work.target].timeout
+            micros = min(int(limit * 1e6), 2**32 - 1)
+            peer.send([pack(Kind.TIMEOUT, lease=effect.lease, call=lease.work.call, micros=micros)])
+        self.containers.nudge(effect.container)
+
+    def _refuse(self, peer: Peer, call: bytes, status: Status, error: str, message: str) -> None:
+        body = json.dumps({"error": error, "message": message}).encode()
+        peer.send([pack(Kind.RESULT, status=status, call=call, count=1), body])
+
+    def tick(self) -> None:
+        """Ten times a second."""
+        now = self._clock.monotonic()
+        effects = self.dispatcher.tick(now)
+        if effects:
+            self.perform(effects)
+        for call in [call for call, entry in self._unclaimed.items() if entry[0] < now]:
+            self._broker.let_go(self._unclaimed.pop(call)[2], call)
+
+
+def _platform_failure(status: Status, text: str) -> str:
+    """`text` may name its own class: `Class: message`."""
+    name, _, message = text.partition(": ")
+    if name.endswith("Error") and name.isidentifier():
+        return json.dumps({"error": name, "message": message})
+    return json.dumps({"error": _ERRORS[status], "message": text})

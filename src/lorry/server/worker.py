@@ -1,0 +1,252 @@
+"""The worker: builds everything once, runs until told to stop, and can be killed at any instruction.
+
+Started by the keeper with the listening sockets in LORRY_LISTEN. Ends with 0 (idle or told to stop; the keeper
+ends too) or 78 (it cannot work as configured; a restart would not help).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvloop
+
+from lorry import errors
+from lorry.clock import SystemClock
+from lorry.config import Settings, resolve
+from lorry.images.builder import ImageBuilder
+from lorry.images.runner import DirectRunner
+from lorry.model.function import FunctionSpec
+from lorry.model.records import AppState
+from lorry.sandbox import detect
+from lorry.server.api import INNER_METHODS, CallApi
+from lorry.server.api_admin import AdminApi
+from lorry.server.api_objects import ObjectApi
+from lorry.server.apps import Apps
+from lorry.server.fleet import Fleet, Services
+from lorry.server.frontend import Frontend
+from lorry.server.journal import Journal
+from lorry.server.logs import LogStore
+from lorry.server.machine import LoadMeter, take_inventory
+from lorry.server.parcels import Broker, Spool
+from lorry.server.peers import accept_on
+from lorry.server.provision import Provision
+from lorry.server.retention import Retention
+from lorry.server.scaler import Scaler
+from lorry.server.switch import Switch
+from lorry.store.sqlite import SqliteStore
+from lorry.timeouts import RETENTION_INTERVAL, SCALE_INTERVAL, TICK, USAGE_INTERVAL
+from lorry.wire.codec import from_json
+
+EXIT_CONFIGURATION = 78
+SWITCH_INTERVAL = 0.0002
+"""Seconds. With CPython's 5 ms the store's writer thread lifts the loop's p99 from 0.04 to 1 ms (DESIGN.md, 6)."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Worker:
+    """Everything the server is made of. The only place where concrete classes meet."""
+
+    def __init__(self, settings: Settings, listeners: list[socket.socket]) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._clock = clock = SystemClock()
+        state = settings.state_dir
+        self.store = store = SqliteStore.open(state / "lorry.db", clock.wall())
+        self._inventory = inventory = take_inventory(settings.gpu_fixture)
+        self._meter = LoadMeter(inventory, state)
+        sandbox = detect.choose(settings.sandbox)
+        broker = Broker()
+        spool = Spool(state / "spool", broker)
+        self._logs = logs = LogStore(state / "logs", clock, settings.log_limit)
+        self.journal = journal = Journal(store, spool, broker, clock)
+        self.switch = switch = Switch(clock, store, broker, journal)
+        images = ImageBuilder(state / "images", DirectRunner(), _uv())
+        self._provision = provision = Provision(settings, store, sandbox, inventory, images, self._app_name)
+        services = Services(
+            clock=clock,
+            store=store,
+            switch=switch,
+            logs=logs,
+            sandbox=sandbox,
+            folder=state / "containers",
+            prepare=provision.prepare,
+        )
+        self.fleet = fleet = Fleet(services)
+        switch.containers = fleet
+        self.scaler = scaler = Scaler(clock, store, switch, fleet, inventory, self._meter)
+        fleet.on_change = scaler.changed
+        self.apps = apps = Apps(clock, store, switch, journal, fleet, scaler, logs)
+        switch.spec_of = apps.spec_of
+        self._retention = Retention(clock, store, apps, logs, spool, provision, state / "cache")
+        self._sandbox = sandbox
+        self._calls = CallApi(clock, store, apps, switch, journal, logs)
+        objects = ObjectApi(clock, store, provision)
+        admin = AdminApi(
+            settings,
+            clock,
+            store,
+            apps,
+            fleet,
+            switch,
+            scaler,
+            logs,
+            provision,
+            inventory,
+            self._retention,
+            sandbox.name,
+            self.stop,
+        )
+        methods = {**self._calls.methods(), **objects.methods(), **admin.methods()}
+        self.frontend = Frontend(switch, journal, broker, fleet, logs, methods, INNER_METHODS)
+        self._listeners = listeners
+
+    def _app_name(self, app_id: str) -> str:
+        return self.store.app(app_id).name
+
+    def stop(self, reason: str) -> None:
+        if not self._stopping.is_set():
+            print(f"stopping: {reason}", flush=True)
+            self._stopping.set()
+
+    # Start: from the store alone
+
+    def recover(self) -> None:
+        """Containers first, so that inputs which they may still have are held back; then the inputs."""
+        self.apps.recover()
+        alive = self.apps.alive()
+        kept: list[str] = []
+        for record in self.store.containers():
+            stopped = record.app_id not in alive
+            spec = from_json(FunctionSpec, self.store.function(record.function).spec)
+            if not stopped and self.fleet.recover(record, spec):
+                kept.append(record.container_id)
+                continue
+            self._forget_container(record.container_id, record.pid, record.pid_started, stopped)
+        folder = self._settings.state_dir / "containers"
+        for leftover in set(os.listdir(folder)) - set(kept):
+            shutil.rmtree(folder / leftover, ignore_errors=True)
+        self._sandbox.remove_leftovers()
+        count = self._calls.recover()
+        if kept or count:
+            print(f"recovered {len(kept)} containers and {count} inputs", flush=True)
+        self.apps.recover_clients()
+
+    def _forget_container(self, container_id: str, pid: int, pid_started: int, kill: bool) -> None:
+        folder = self._settings.state_dir / "containers" / container_id
+        if kill and pid and (process := self._sandbox.adopt(container_id, str(folder), pid, pid_started)):
+            process.kill()
+            process.close()
+        import dataclasses
+
+        for record in self.store.containers():
+            if record.container_id == container_id:
+                ended = dataclasses.replace(
+                    record, stopped_at=self._clock.wall(), state="dead", reason="it ended while the server was away"
+                )
+                self._loop.create_task(_awaited(self.store.put_container(ended)))
+
+    async def run(self) -> None:
+        self.recover()
+        inner, outer = self._listeners
+        accept_on(inner, self._loop, lambda sock: self.frontend.connected(sock, inner=True))
+        accept_on(outer, self._loop, lambda sock: self.frontend.connected(sock, inner=False))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop, "signal")
+        timers = [
+            self._loop.create_task(self._every(TICK, self.switch.tick)),
+            self._loop.create_task(self._every(SCALE_INTERVAL, self.scaler.tick)),
+            self._loop.create_task(self._every(1.0, self._meter.measure)),
+            self._loop.create_task(self._every(USAGE_INTERVAL, self._account)),
+            self._loop.create_task(self._watch_idle()),
+            self._loop.create_task(self._sweep()),
+        ]
+        await self._stopping.wait()
+        for timer in timers:
+            timer.cancel()
+        await self._shut_down()
+
+    async def _every(self, seconds: float, action: object) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            action()  # type: ignore[operator]
+
+    def _account(self) -> None:
+        for container in self.fleet.containers.values():
+            if container.process is not None:
+                self._loop.create_task(_awaited(self.store.add_usage(container.usage(self._clock.wall()))))
+
+    async def _watch_idle(self) -> None:
+        """End when there was nothing to do for `idle_exit` seconds. Deployments are something to do."""
+        idle_since = self._clock.monotonic()
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.idle_exit / 4))
+            if self.apps.alive() or self.fleet.containers or self.frontend.clients():
+                idle_since = self._clock.monotonic()
+            elif self._clock.monotonic() - idle_since >= self._settings.idle_exit:
+                self.stop(f"idle for {self._settings.idle_exit:g} s")
+
+    async def _sweep(self) -> None:
+        while True:
+            with contextlib.suppress(errors.StorageFullError):
+                await self._retention.sweep()
+            await asyncio.sleep(RETENTION_INTERVAL)
+
+    async def _shut_down(self) -> None:
+        """Ephemeral apps end with the server; deployments and detached runs keep their inputs for the next one."""
+        ended = [a.app_id for a in self.apps.alive().values() if a.state is AppState.EPHEMERAL]
+        await asyncio.gather(*(self.apps.stop(app_id, "the server was stopped") for app_id in ended))
+        for container_id in list(self.fleet.containers):
+            self.fleet.stop(container_id, "the server was stopped", within=10.0)
+        await self.fleet.settle()
+        await self.journal.settle()
+        for peer in list(self.frontend.peers):
+            peer.close()
+        self.store.close()
+
+
+async def _awaited(write: object) -> None:
+    with contextlib.suppress(errors.StorageFullError):
+        await write  # type: ignore[misc]
+
+
+def _uv() -> Path:
+    """The uv that was installed with Lorry, else one on PATH."""
+    beside = Path(sys.executable).parent / "uv"
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if found is None:
+        raise errors.InvalidError("uv is missing: install it with `pip install uv`")
+    return Path(found)
+
+
+async def _main(settings: Settings, listeners: list[socket.socket]) -> None:
+    worker = Worker(settings, listeners)
+    (settings.state_dir / "server.json").write_text(json.dumps({"pid": os.getpid()}))
+    await worker.run()
+
+
+def main() -> int:
+    settings = resolve()
+    listeners = [socket.socket(fileno=int(number)) for number in os.environ.pop("LORRY_LISTEN").split(",")]
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.umask(0o022)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        uvloop.run(_main(settings, listeners))
+    except errors.Error as refused:
+        print(f"lorry server: {refused}", file=sys.stderr, flush=True)
+        return EXIT_CONFIGURATION
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""One end of a connection that carries values: frames with payloads, inline or in segments.
+
+Pure but for the segments: `encode` gives what to send, `decode` takes what arrived. A blocking client, an
+asyncio client and the runner drive the same object with their own socket calls.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lorry.wire.frames import (
+    HEADER,
+    HEADER_SIZE,
+    MAX_FRAME,
+    MAX_INLINE,
+    NO_CALL,
+    Flag,
+    Kind,
+    pack,
+    pack_reference,
+    unpack_reference,
+)
+from lorry.wire.pickling import Piece
+from lorry.wire.segments import SegmentMap, SegmentPool
+
+Ancillary = list[tuple[int, int, "array.array[int]"]]
+ANCILLARY_SIZE = socket.CMSG_SPACE(4 * 4)
+
+
+class Frame(NamedTuple):
+    kind: int
+    flags: int
+    status: int
+    spare: int
+    number: int
+    lease: int
+    call: bytes
+    micros: int
+    count: int
+    body: bytes
+    """What follows the header, selection included. For a payload use `Endpoint.pieces`."""
+
+
+class Message(NamedTuple):
+    """One frame ready for `sendmsg(buffers, ancillary)`."""
+
+    buffers: list[bytes]
+    ancillary: Ancillary
+
+
+class Endpoint:
+    """Segments and framing of one connection."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.pool = SegmentPool(folder=folder)
+        self.maps = SegmentMap()
+        self._waiting_fd: list[int] = []
+
+    def encode(
+        self,
+        kind: int,
+        payload: tuple[bytes, Sequence[Piece]],
+        *,
+        flags: int = 0,
+        status: int = 0,
+        number: int = 0,
+        lease: int = 0,
+        call: bytes = NO_CALL,
+        micros: int = 0,
+        count: int = 1,
+        selection: bytes = b"",
+    ) -> list[Message]:
+        """The frames that carry `payload`: one, preceded by DROP frames if the pool had to make room."""
+        first, buffers = payload
+        if not buffers and len(first) + len(selection) <= MAX_INLINE:
+            header = HEADER.pack(kind, flags, status, 0, number, lease, call, micros, count)
+            return [Message([header, selection, first] if selection else [header, first], [])]
+        segment, dropped = self.pool.write([first, *buffers])
+        header = HEADER.pack(kind, flags | Flag.SEGMENT, status, 0, number, lease, call, micros, count)
+        reference = pack_reference(segment.number, [len(first), *map(len, buffers)])
+        ancillary: Ancillary = []
+        if not segment.sent:
+            segment.sent = True
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [segment.fd]))]
+        messages = [Message([pack(Kind.DROP, number=old)], []) for old in dropped]
+        return [*messages, Message([header, selection, reference], ancillary)]
+
+    def decode(self, data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> Frame:
+        """One received frame. A descriptor that came with it is mapped under the segment that it names."""
+        frame = Frame(*HEADER.unpack_from(data), data[HEADER_SIZE:])
+        if ancillary:
+            self._receive_descriptors(frame, ancillary)
+        elif frame.kind == Kind.DROP:
+            self.maps.drop(frame.number)
+        elif frame.kind == Kind.RELEASE:
+            self.pool.release(frame.number)
+        return frame
+
+    def _receive_descriptors(self, frame: Frame, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        if frame.flags & Flag.SEGMENT and len(descriptors) == 1:
+            number, _ = unpack_reference(payload_body(frame))
+            self.maps.add(number, descriptors[0])
+        else:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def pieces(self, frame: Frame) -> list[Piece]:
+        """The payload of a frame. Views of a segment stay valid until nothing refers to them."""
+        body = payload_body(frame)
+        if frame.flags & Flag.SEGMENT:
+            number, lengths = unpack_reference(body)
+            return list(self.maps.pieces(number, lengths))
+        return [body]
+
+    def renew(self) -> None:
+        """The connection was made anew: the other side knows nothing of earlier segments."""
+        self.pool.forget_receivers()
+        self.maps.clear()
+
+
+def payload_body(frame: Frame) -> bytes:
+    """The body behind the selection, if there is one."""
+    if not frame.flags & Flag.SELECT:
+        return frame.body
+    ranges = int.from_bytes(frame.body[:2], "little")
+    return frame.body[2 + 8 * ranges :]
+
+
+def receive(sock: socket.socket, endpoint: Endpoint, flags: int = 0) -> Frame | None:
+    """One frame from a blocking (or, with MSG_DONTWAIT, a ready) socket. None when the other side is gone."""
+    try:
+        data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, ANCILLARY_SIZE, flags | socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return None
+    return endpoint.decode(data, ancillary) if data else None
+
+
+def send(sock: socket.socket, messages: Sequence[Message]) -> None:
+    """Send frames on a blocking socket. BrokenPipeError or ConnectionResetError when the other side is gone."""
+    for buffers, ancillary in messages:
+        sock.sendmsg(buffers, ancillary)
