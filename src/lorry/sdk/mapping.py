@@ -242,7 +242,7 @@ class SyncMap:
             self._changed.notify_all()
         if unfinished:
             with contextlib.suppress(errors.Error):
-                Channel().ask("call_cancel", {"call": call_name(self._call)})
+                FunctionCall(self._call).cancel()
         self._channel.close()
 
     # The sender's thread

@@ -30,6 +30,11 @@ PREFIX = "LORRY_"
 LOG_NAME = "server.log"
 
 
+class _Keeper(subprocess.Popen[bytes]):
+    def __del__(self) -> None:
+        """It outlives this process on purpose: no ResourceWarning."""
+
+
 def start(settings: Settings) -> subprocess.Popen[bytes]:
     """Start the keeper. If another client was faster, it finds the lock taken and ends at once."""
     try:
@@ -41,7 +46,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
             "Set LORRY_STATE_DIR to a folder that you own"
         ) from refused
     try:
-        return subprocess.Popen(
+        return _Keeper(
             command(settings),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -41,7 +41,7 @@ class CallApi:
 
     def methods(self) -> dict[str, Method]:
         names = (
-            "app_create app_functions app_detach app_stop app_list app_lookup app_logs function_lookup bind "
+            "app_create app_functions app_ready app_detach app_stop app_list app_lookup app_logs function_lookup bind "
             "map_open map_attach map_close call_result call_cancel call_info call_graph"
         )
         return {name: getattr(self, name) for name in names.split()}
@@ -56,6 +56,11 @@ class CallApi:
     async def app_functions(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{app_id, specs: [JSON text]} → {numbers: {tag: number}}"""
         return {"numbers": await self._apps.add_functions(params["app_id"], params["specs"])}
+
+    async def app_ready(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{app_id}: a deployment is complete; it takes the place of the one before."""
+        self._apps.replace(params["app_id"])
+        return {}
 
     async def app_detach(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         await self._apps.detach(params["app_id"])

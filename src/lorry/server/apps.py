@@ -26,6 +26,10 @@ STOP_WITHIN = 5.0
 """Seconds that containers of a stopped app have for their exit hooks: a person waits at the terminal."""
 
 
+RETIRE_POLL = 0.25
+"""Seconds between two looks at whether a detached or replaced app is through."""
+
+
 class Apps:
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Apps:
         """pidfd of the client of each ephemeral app."""
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._alive: dict[str, AppRecord] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
 
     def alive(self) -> dict[str, AppRecord]:
         return self._alive
@@ -135,6 +140,33 @@ class Apps:
         self._unwatch(app_id)
         await self._store.set_app(app_id, AppState.DETACHED)
         self._alive[app_id] = dataclasses.replace(record, state=AppState.DETACHED)
+        self._retire(app_id, "its calls are done")
+
+    def replace(self, app_id: str) -> None:
+        """A deployment is up: older ones of its name end once their inputs have."""
+        new = self.record(app_id)
+        for record in list(self._alive.values()):
+            if record.name == new.name and record.state is AppState.DEPLOYED and record.version < new.version:
+                self._retire(record.app_id, f"version {new.version} took its place")
+
+    def _retire(self, app_id: str, reason: str) -> None:
+        """Stop it as soon as nothing of it waits or runs."""
+        task = self._loop.create_task(self._stop_when_done(app_id, reason))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _stop_when_done(self, app_id: str, reason: str) -> None:
+        while app_id in self._alive:
+            if not self._busy(app_id):
+                await self.stop(app_id, reason)
+                return
+            await asyncio.sleep(RETIRE_POLL)
+
+    def _busy(self, app_id: str) -> bool:
+        numbers = {function.number for function in self._store.functions(app_id)}
+        if any(self._switch.dispatcher.calls_of(number) for number in numbers):
+            return True
+        return any(call.state in (CallState.OPEN, CallState.CLOSED) for call in self._store.calls(app_id, limit=1000))
 
     # The end
 
@@ -184,6 +216,8 @@ class Apps:
         for record in list(self._alive.values()):
             if record.state is AppState.EPHEMERAL:
                 self._watch_client(record)
+            elif record.state is AppState.DETACHED:
+                self._retire(record.app_id, "its calls are done")
 
     def describe(self, record: AppRecord) -> dict[str, Any]:
         """For listings."""

@@ -107,9 +107,13 @@ def _fake_traceback(frames: tuple[Frame, ...], local_path: Callable[[str], str])
 
 
 def _fake_frame(frame: Frame, file: str) -> types.FrameType:
-    """A frame object with the given file and function name: code that raises, run once."""
-    code = compile("raise RuntimeError", file, "exec").replace(
-        co_name=frame.name, co_qualname=frame.name, co_firstlineno=frame.line
+    """A frame object with the given file, line and function name: code that raises, run once."""
+    code = compile("raise RuntimeError", file, "exec")
+    code = code.replace(
+        co_name=frame.name,
+        co_qualname=frame.name,
+        co_firstlineno=frame.line,
+        co_linetable=_one_line(len(code.co_code) // 2),
     )
     try:
         exec(code, {"__name__": frame.name, "__file__": file})  # noqa: S102 - a constant statement
@@ -119,6 +123,17 @@ def _fake_frame(frame: Frame, file: str) -> types.FrameType:
         assert inner is not None
         return inner.tb_frame
     raise AssertionError("unreachable")
+
+
+def _one_line(units: int) -> bytes:
+    """A location table (CPython's Objects/locations.md) that puts all code units on the first line, without columns:
+    those of our stand-in would underline the wrong part of the user's source."""
+    table = bytearray()
+    while units > 0:
+        length = min(8, units)
+        table += bytes((0x80 | 13 << 3 | length - 1, 0))
+        units -= length
+    return bytes(table)
 
 
 def plain(failure: Failure) -> dict[str, Any]:
