@@ -65,6 +65,10 @@ class ImageBuilder:
         self._builds: dict[str, SharedBuild[BuiltImage]] = {}
         self._swept = False
 
+    async def digest(self, spec: ImageSpec) -> str:
+        """The name of its environment, built or not."""
+        return environment_digest(spec, await self._interpreters.ask(spec.python))
+
     async def ensure(self, spec: ImageSpec, settings: IndexSettings, log: Log) -> BuiltImage:
         """The environment of `spec`, built if it is not there. Raises ImageBuildError with the log's tail.
 

@@ -152,20 +152,20 @@ class AsyncRunner:
         self._reply(job, status, payload, Flag.LAST)
 
     async def _batch(self, job: Running) -> None:
-        flags = Flag.LAST
         try:
             method, keywords, inputs, starred = self._arguments(job.frame)
         except BaseException as problem:
-            self._reply(job, Status.ERROR, failure_payload(problem), flags)
+            self._reply(job, Status.ERROR, failure_payload(problem), Flag.LAST)
             return
         indices = list(sel.indices(job.left))
         for index in indices:
-            last = Flag.LAST if index == indices[-1] else 0
+            last: int = Flag.LAST if index == indices[-1] else 0
+            batch: int = Flag.BATCH
             job.started = time.monotonic()
             try:
                 arguments = inputs[index] if starred else (inputs[index],)
                 value = await self._call(job, method, arguments, keywords)
-                status, payload, batch = Status.OK, pickling.dumps([value]), Flag.BATCH
+                status, payload = Status.OK, pickling.dumps([value])
             except BaseException as problem:
                 status, payload = self._failed(job, problem)
                 batch = 0

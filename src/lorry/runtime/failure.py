@@ -7,7 +7,6 @@ import os
 import lorry
 from lorry.wire import failures
 from lorry.wire.codec import to_json
-from lorry.wire.pickling import Piece
 
 _PLATFORM = os.path.dirname(os.path.abspath(lorry.__file__))
 
@@ -16,7 +15,7 @@ def _of_platform(file: str) -> bool:
     return file.startswith(_PLATFORM) or file.startswith("<frozen importlib")
 
 
-def failure_payload(problem: BaseException) -> tuple[bytes, list[Piece]]:
+def failure_payload(problem: BaseException) -> tuple[bytes, list[memoryview]]:
     """A Failure as JSON, the payload of every result that is not OK."""
     return failure_text(problem).encode(), []
 

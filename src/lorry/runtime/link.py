@@ -9,19 +9,18 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from lorry.timeouts import CONNECT_POLL, RECONNECT
 from lorry.wire.control import Assembler, encode, raise_error
 from lorry.wire.endpoint import Endpoint, Frame, Message, receive, send
 from lorry.wire.frames import PROTOCOL_VERSION, Flag, Kind, pack
-from lorry.wire.pickling import Piece
 
 EXIT_SERVER_GONE = 75
 """EX_TEMPFAIL of sysexits.h: the server did not come back within RECONNECT seconds."""
 
-Payload = tuple[bytes, Sequence[Piece]]
+Payload = tuple[bytes, list[memoryview]]
 
 
 class Link:

@@ -92,7 +92,7 @@ def _raw_class(target: Any) -> type:
 
 
 def _load_class(cls: type, spec: FunctionSpec) -> Loaded:
-    instance = cls.__new__(cls)
+    instance: Any = object.__new__(cls)
     values = pickling.loads([base64.b64decode(spec.parameters)]) if spec.parameters else {}
     for name, default in _parameters(cls).items():
         if name not in values and default is _MISSING:

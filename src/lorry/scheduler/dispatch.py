@@ -4,174 +4,58 @@ A *work* is some inputs of one chunk. Handing it to a container makes a *lease*;
 the lease, and a message whose lease is not the current one is stale and changes nothing. A work that is lost
 with its container is queued again: halved while it has several inputs, so that the one that kills containers
 is found, and given up after `MAX_DEATHS` deaths in which it ran alone.
+
+An index without an outcome is in exactly one work that the register knows. That waits in its queue (`pending`,
+`held`, `delayed`) or runs under a lease. A work without indices is over and known no more, even if a container
+goes on with it.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from lorry.model import selection as sel
 from lorry.model.function import RetryPolicy
 from lorry.model.records import Selection, Status
-from lorry.scheduler import retry
+from lorry.scheduler.adoption import claimed
+from lorry.scheduler.outcomes import MAX_DEATHS, Death, Outcomes
+from lorry.scheduler.overtime import ask_to_stop, check_times
+from lorry.scheduler.queue import Queue
+from lorry.scheduler.register import Register
+from lorry.scheduler.work import (
+    STALE,
+    Drained,
+    Effect,
+    Finish,
+    Kill,
+    Lease,
+    Remember,
+    Send,
+    Slot,
+    Stop,
+    Verdict,
+    Work,
+)
+from lorry.timeouts import KILL_GRACE
 
-MAX_DEATHS = 8
-"""An input that ran alone in this many containers that died under it is not tried again (SDK.md, Calls)."""
-KILL_GRACE = 5.0
-"""Seconds between asking user code to stop and killing its container (DESIGN.md section 3)."""
+__all__ = ["Dispatcher", "Drained", "Effect", "Finish", "Key", "Kill", "Lease", "Queue", "Remember", "Send"]
+__all__ += ["KILL_GRACE", "MAX_DEATHS", "STALE", "Slot", "Stop", "Verdict", "Work"]
 
 Key = tuple[bytes, int]
 """(call, chunk)"""
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Work:
-    """Inputs of one chunk that wait, run and fail together."""
-
-    call: bytes
-    chunk: int = 0
-    target: int
-    indices: Selection = ((0, 1),)
-    count: int = 1
-    total: int = 1
-    journaled: bool = False
-    batch: bool = False
-    """Its payload is a list of inputs (a map), even if it has only one."""
-    stream: bool = False
-    again: bool = False
-    """A client sent it a second time, or the journal did after a restart: a container may still have it."""
-    attempts: dict[int, int] = field(default_factory=dict)
-    """User attempts used up, by index; missing means none."""
-    deaths: int = 0
-    suspect: bool = False
-    """Its last container died with several works in it: it runs alone from now on."""
-    delivered: bool = False
-    """A generator that has given a value cannot be started again."""
-    cancelled: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    number: int
-    work: Work
-    container: str
-    started: float
-    asked: float | None = None
-    """When the container was told to stop it."""
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A container that takes inputs."""
-
-    container: str
-    target: int
-    capacity: int
-    inputs_left: int | None = None
-    leases: dict[int, Lease] = field(default_factory=dict)
-    draining: bool = False
-    idle_since: float | None = None
-    """When its last lease ended; None while it has one."""
-
-    def takes(self, work: Work) -> bool:
-        if self.draining or len(self.leases) >= self.capacity:
-            return False
-        if self.leases:
-            return not work.suspect and not any(lease.work.suspect for lease in self.leases.values())
-        return True
-
-
-class Send(NamedTuple):
-    container: str
-    lease: int
-    work: Work
-
-
-class Finish(NamedTuple):
-    """An outcome that the platform itself decided. `text` is for the user."""
-
-    work: Work
-    indices: Selection
-    status: Status
-    text: str
-
-
-class Stop(NamedTuple):
-    """Ask a container to stop one lease: `cancel`, or else its time is over."""
-
-    container: str
-    lease: int
-    cancel: bool
-
-
-class Kill(NamedTuple):
-    container: str
-    reason: str
-
-
-class Drained(NamedTuple):
-    """This container has finished its last input and gets no more: let it end."""
-
-    container: str
-
-
-class Remember(NamedTuple):
-    """Attempts used up, to be journaled."""
-
-    call: bytes
-    chunk: int
-    attempts: dict[int, int]
-
-
-Effect = Send | Finish | Stop | Kill | Drained | Remember
-
-
-class Verdict(NamedTuple):
-    """What to do with a result: deliver these indices, and perform the effects."""
-
-    deliver: Selection
-    work: Work | None
-    effects: list[Effect]
-
-
-STALE = Verdict((), None, [])
-
-
-@dataclass(slots=True, eq=False)
-class Queue:
-    """All works and containers of one function (or one bound variant of it)."""
-
-    target: int
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
-    timeout: float = 300.0
-    pending: deque[Work] = field(default_factory=deque)
-    delayed: list[tuple[float, int, Work]] = field(default_factory=list)
-    held: list[Work] = field(default_factory=list)
-    """Maybe running in a container that has not come back yet."""
-    slots: dict[str, Slot] = field(default_factory=dict)
-    share: int = 1
-    """Inputs of one chunk that a container gets at once. The shell sets it from the measured time of an input: a
-    journaled chunk is as large as its client found handy, not as large as its work."""
-    missing: set[str] = field(default_factory=set)
-    """Containers that lived before a restart and have neither reconnected nor died."""
-
-    @property
-    def waiting(self) -> int:
-        return sum(work.count for work in self.pending)
+Claims = Iterable[tuple[int, Work]]
+"""(lease number, what a container says that it is)"""
 
 
 class Dispatcher:
     def __init__(self, epoch: int) -> None:
         self._next = epoch << 32
-        self._sequence = 0
         self.queues: dict[int, Queue] = {}
         self.leases: dict[int, Lease] = {}
         self._slots: dict[str, Slot] = {}
-        self._known: dict[Key, list[Work]] = {}
+        self._expected: dict[str, Queue] = {}
+        self._register = Register()
+        self._outcomes = Outcomes(self._register)
 
     # Functions
 
@@ -184,196 +68,158 @@ class Dispatcher:
 
     def expect(self, target: int, container: str) -> None:
         """After a restart: this container lived; works sent again wait until it is adopted or lost."""
-        self.queues[target].missing.add(container)
+        queue = self._expected[container] = self.queues[target]
+        queue.missing.add(container)
 
     # Works come
 
     def submit(self, work: Work, now: float) -> list[Effect] | None:
-        """Queue a work, or send it at once. None if it is known already: nothing changes then."""
-        known = self._known.get((work.call, work.chunk))
-        if known is not None:
-            for other in known:
-                other.again = True
+        """Queue a work, or send it at once. None if it is known already: nothing runs twice for that."""
+        if not self._register.add_new(work):
+            for known in self._register.chunk(work.call, work.chunk):
+                known.again, known.bare = True, False
             return None
-        self._known[work.call, work.chunk] = [work]
         queue = self.queues[work.target]
         if work.again and queue.missing:
-            queue.held.append(work)
+            queue.held[work] = None
             return []
-        if queue.pending or not (slot := self._slot_for(queue, work)):
-            queue.pending.append(work)
-            return []
-        if work.count <= queue.share:
-            return self._send(slot, work, now)
+        if queue.free and work.count == 1 and not queue.pending.inputs:
+            return [self._send(queue, queue.free.popitem()[1], work, now)]
         queue.pending.append(work)
-        return self._fill_any(queue, now)
+        return self._fill(queue, now) if queue.free else []
 
     def calls_of(self, target: int) -> set[bytes]:
         """Calls with works of this function."""
-        return {call for (call, _), works in self._known.items() if works and works[0].target == target}
+        return self._register.calls_of(target)
 
     def knows(self, call: bytes, chunk: int = 0) -> bool:
-        return (call, chunk) in self._known
+        """Whether an input of this chunk has no outcome yet."""
+        return self._register.knows(call, chunk)
 
-    def _slot_for(self, queue: Queue, work: Work) -> Slot | None:
-        # Newest first: it is the warmest, and the oldest may go idle and be scaled down.
-        for slot in reversed(queue.slots.values()):
-            if slot.takes(work):
-                return slot
-        return None
+    def works_of(self, call: bytes) -> list[Work]:
+        """Those that are not over; their `lease` says what runs."""
+        return self._register.call(call)
 
-    def _send(self, slot: Slot, work: Work, now: float) -> list[Effect]:
-        self._next += 1
-        lease = Lease(self._next, work, slot.container, now)
-        self.leases[lease.number] = slot.leases[lease.number] = lease
+    # Works and containers meet
+
+    def _send(self, queue: Queue, slot: Slot, work: Work, now: float) -> Send:
+        """The slot is in `free` no more; it returns if it still has room."""
+        number = self._next = self._next + 1
+        lease = Lease(number, work, slot.container, now, work.indices)
+        self.leases[number] = slot.leases[number] = work.lease = lease
         slot.idle_since = None
-        effects: list[Effect] = [Send(slot.container, lease.number, work)]
         if slot.inputs_left is not None:
-            slot.inputs_left -= work.count
-            if slot.inputs_left <= 0:
-                slot.draining = True
-        return effects
+            slot.spend(work.count)
+        if work.suspect:
+            slot.alone = True
+        elif slot.capacity > 1:
+            queue.offer(slot)
+        queue.wake_at(now + queue.timeout)
+        return Send(slot.container, number, work)
 
-    def _fill(self, slot: Slot, now: float) -> list[Effect]:
-        """Give a container what waits."""
-        queue = self.queues[slot.target]
+    def _fill(self, queue: Queue, now: float) -> list[Effect]:
+        """Hand out what waits, as far as there is room."""
         effects: list[Effect] = []
-        while queue.pending and slot.takes(queue.pending[0]):
-            effects += self._send(slot, self._next_share(queue), now)
+        pending = queue.pending
+        if pending.suspects or queue.reserved:
+            self._isolate_suspects(queue, now, effects)
+        while pending.ordinary and queue.free:
+            slot = queue.free.popitem()[1]
+            effects.append(self._send_next(queue, slot, next(iter(pending.ordinary)), now))
         return effects
 
-    def _next_share(self, queue: Queue) -> Work:
+    def _isolate_suspects(self, queue: Queue, now: float, effects: list[Effect]) -> None:
+        for slot in queue.idle():
+            if not queue.pending.suspects:
+                break
+            queue.free.pop(slot.container, None)
+            if slot is queue.reserved:
+                queue.reserved = None
+            effects.append(self._send_next(queue, slot, next(iter(queue.pending.suspects)), now))
+        queue.reserve()
+
+    def _send_next(self, queue: Queue, slot: Slot, work: Work, now: float) -> Send:
         """The first waiting work, or as much of it as one container should have at once."""
-        work = queue.pending[0]
-        if work.count <= queue.share:
-            return queue.pending.popleft()
-        first, rest = sel.split(work.indices, queue.share)
-        part = self._part(work, first)
-        work.indices, work.count = rest, sel.count(rest)
-        return part
+        part = queue.take(work, queue.portion(slot))
+        if part is not None:
+            self._register.add(part)
+            work = part
+        return self._send(queue, slot, work, now)
 
     # Containers come and go
 
     def ready(
         self, container: str, target: int, capacity: int, now: float, inputs_left: int | None = None
     ) -> list[Effect]:
-        slot = Slot(container, target, capacity, inputs_left, idle_since=now)
-        self.queues[target].slots[container] = self._slots[container] = slot
-        return self._fill(slot, now)
+        """It takes inputs from now on. Said twice, it changes nothing."""
+        if container in self._slots:
+            return []
+        queue = self.queues[target]
+        slot = self._slots[container] = Slot(container, target, capacity, inputs_left, idle_since=now)
+        queue.add(slot)
+        self._arrived(container)
+        return self._fill(queue, now)
 
     def adopt(
-        self, container: str, target: int, capacity: int, running: Iterable[tuple[int, Work]], now: float
+        self, container: str, target: int, capacity: int, running: Claims, now: float, inputs_left: int | None = None
     ) -> list[Effect]:
-        """A container of an earlier life of the server is back, with what it still works on."""
-        queue = self.queues[target]
-        slot = Slot(container, target, capacity)
-        queue.slots[container] = self._slots[container] = slot
-        for number, work in running:
-            work.again = True
-            for other in list(self._known.get((work.call, work.chunk), ())):
-                self._withdraw(queue, other, work.indices)
-                work.journaled |= other.journaled
-                work.attempts = other.attempts or work.attempts
-            self._known.setdefault((work.call, work.chunk), []).append(work)
-            self.leases[number] = slot.leases[number] = Lease(number, work, container, now)
-        slot.idle_since = None if slot.leases else now
-        return [*self._settle(queue, container, now), *self._fill(slot, now)]
+        """A container of an earlier life of the server is back, with what it says that it still works on.
 
-    def _withdraw(self, queue: Queue, work: Work, indices: Selection) -> None:
-        """Take indices that turn out to be running from a work that was about to run them again."""
-        left = sel.subtract(work.indices, indices)
-        work.indices, work.count = left, sel.count(left)
-        if not left:
-            for waiting in (queue.held, queue.pending):
-                if work in waiting:
-                    waiting.remove(work)
-            self._forget(work)
+        It keeps what nobody else has begun. The rest (finished, cancelled, or running elsewhere by now) it is
+        told to stop. `inputs_left=0`: it ends with what it has."""
+        if container in self._slots:
+            return []
+        queue = self.queues[target]
+        slot = self._slots[container] = Slot(container, target, capacity, inputs_left)
+        effects: list[Effect] = []
+        for number, claim in running:
+            if number not in self.leases:
+                effects += self._adopt_lease(queue, slot, number, claim, now)
+        slot.idle_since = None if slot.leases else now
+        slot.alone = any(lease.work.suspect for lease in slot.leases.values())
+        slot.spend(0)
+        queue.add(slot)
+        self._arrived(container)
+        if slot.draining and not slot.leases:
+            effects.append(Drained(container))
+        return effects + self._fill(queue, now)
+
+    def _adopt_lease(self, queue: Queue, slot: Slot, number: int, claim: Work, now: float) -> list[Effect]:
+        sent = claim.indices
+        work = claimed(self._register, queue, claim)
+        lease = Lease(number, work, slot.container, now, sent)
+        self.leases[number] = slot.leases[number] = lease
+        queue.wake_at(now + queue.timeout)
+        if work.indices:
+            work.lease = lease
+            return []
+        return [ask_to_stop(queue, lease, now, cancel=True)]
+
+    def _arrived(self, container: str) -> None:
+        """One container less that might have held works; when all are known, those still held may run."""
+        queue = self._expected.pop(container, None)
+        if queue is None:
+            return
+        queue.missing.discard(container)
+        if not queue.missing:
+            for work in reversed(queue.held):
+                queue.pending.append(work, first=True)
+            queue.held.clear()
 
     def lost(self, container: str, reason: str, now: float, *, charge: bool = True) -> list[Effect]:
         """A container is dead. `charge=False`: the platform killed it for another input's sake."""
         effects: list[Effect] = []
         slot = self._slots.pop(container, None)
-        for queue in [self.queues[slot.target]] if slot else self.queues.values():
-            queue.slots.pop(container, None)
-            effects += self._settle(queue, container, now)
-        if slot is None:
-            return effects
-        alone = len(slot.leases) == 1
-        for lease in slot.leases.values():
-            del self.leases[lease.number]
-            guilty = charge or lease.asked is not None
-            effects += self._after_death(lease, reason, alone, guilty, now)
-        return effects
-
-    def _after_death(self, lease: Lease, reason: str, alone: bool, guilty: bool, now: float) -> list[Effect]:
-        work = lease.work
-        if work.cancelled or not work.indices:
-            self._forget(work)
-            return []
-        if work.delivered:
-            text = f"{reason}. The generator had delivered values, so it was not started again"
-            return [self._end(work, Status.LOST, text)]
-        if lease.asked is not None and work.count == 1:
-            return self._settle_failure(work, work.indices, Status.TIMEOUT, now) or [
-                self._end(work, Status.TIMEOUT, "it ran past its timeout and was killed with its container")
-            ]
-        if guilty and alone and work.count == 1:
-            work.deaths += 1
-            if work.deaths >= MAX_DEATHS:
-                text = f"{reason}. The input was alone in the container, {work.deaths} times; it is not tried again"
-                return [self._end(work, Status.LOST, text)]
-        work.suspect |= guilty and not alone
-        return self._again_now(work, now)
-
-    def _again_now(self, work: Work, now: float) -> list[Effect]:
-        """Queue lost inputs again, before everything else, in halves if they are several."""
-        parts = [work]
-        if work.count > 1:
-            first, second = sel.halves(work.indices)
-            other = self._part(work, second)
-            work.indices, work.count = first, sel.count(first)
-            parts = [work, other]
-        queue = self.queues[work.target]
-        queue.pending.extendleft(reversed(parts))
-        return self._fill_any(queue, now)
-
-    def _part(self, work: Work, indices: Selection) -> Work:
-        """A work of its own for some inputs of `work`."""
-        part = Work(
-            call=work.call,
-            chunk=work.chunk,
-            target=work.target,
-            indices=indices,
-            count=sel.count(indices),
-            total=work.total,
-            journaled=work.journaled,
-            batch=work.batch,
-            stream=work.stream,
-            again=work.again,
-            attempts=dict(work.attempts),
-            suspect=work.suspect,
-        )
-        self._known[work.call, work.chunk].append(part)
-        return part
-
-    def _fill_any(self, queue: Queue, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for slot in list(queue.slots.values()):
-            if not queue.pending:
-                break
-            effects += self._fill(slot, now)
-        return effects
-
-    def _settle(self, queue: Queue, container: str, now: float) -> list[Effect]:
-        """One container less that might have held works; when all are known, those still held may run."""
-        if container not in queue.missing:
-            return []
-        queue.missing.discard(container)
-        if queue.missing:
-            return []
-        queue.pending.extend(queue.held)
-        queue.held.clear()
-        return self._fill_any(queue, now)
+        queue = self._expected.get(container)
+        self._arrived(container)
+        if slot is not None:
+            queue = self.queues[slot.target]
+            death = Death(reason, alone=len(slot.leases) == 1, charge=charge)
+            for lease in reversed(slot.leases.values()):
+                del self.leases[lease.number]
+                self._outcomes.died(queue, lease, death, now, effects)
+            queue.remove(slot)
+        return effects + self._fill(queue, now) if queue is not None else effects
 
     def drain(self, container: str) -> bool:
         """No new inputs for this container. True if it has none now."""
@@ -381,139 +227,125 @@ class Dispatcher:
         if slot is None:
             return True
         slot.draining = True
+        self.queues[slot.target].close(slot)
         return not slot.leases
 
     # Results
 
-    def result(self, number: int, indices: Selection | None, status: Status, last: bool, now: float) -> Verdict:
-        """`indices` None: all that the lease had. `last`: the container is free of this lease."""
+    def result(
+        self, container: str, number: int, indices: Selection | None, status: Status, last: bool, now: float
+    ) -> Verdict:
+        """`indices` None: all that the lease had. `last`: the container is free of this lease.
+
+        Each index gets one outcome: what is not this work's any more is dropped, and since nobody here can
+        take a payload apart, the whole result with it; what it leaves open runs again."""
         lease = self.leases.get(number)
-        if lease is None:
+        if lease is None or lease.container != container:
             return STALE
         work = lease.work
         effects: list[Effect] = []
         deliver: Selection = ()
+        reported = lease.sent if indices is None else indices
         if status is Status.YIELD:
+            deliver = work.indices
             work.delivered = True
-            return Verdict(() if work.cancelled else work.indices, work, effects)
-        reported = work.indices if indices is None else indices
-        valid = not sel.subtract(reported, work.indices) if indices is not None else True
-        if valid and not work.cancelled:
-            work.indices = () if indices is None else sel.subtract(work.indices, indices)
-            work.count = sel.count(work.indices)
-            failed = status in (Status.ERROR, Status.TIMEOUT) and not work.delivered
-            again = self._settle_failure(work, reported, status, now) if failed else []
-            effects += again
-            deliver = () if again else reported
+        elif reported and sel.covers(work.indices, reported):
+            deliver = self._outcome(lease, reported, status, now, effects)
+        elif not sel.covers(lease.sent, reported):
+            effects.append(self._blame(lease, now, "it sent a result for inputs that it was not given"))
         if last:
-            effects += self._end_lease(lease, now)
+            self._end_lease(lease, now, effects)
         return Verdict(deliver, work, effects)
 
-    def _settle_failure(self, work: Work, indices: Selection, status: Status, now: float) -> list[Effect]:
-        """Retry failed inputs by the user's policy: effects if they run again, nothing if this is the end."""
-        policy = self.queues[work.target].policy
-        if not policy.max_retries:
-            return []
-        used = {index: work.attempts.get(index, 0) + 1 for index in sel.indices(indices)}
-        decision = retry.decide(policy, max(used.values()), status)
-        if isinstance(decision, retry.GiveUp):
-            return []
-        part = self._part(work, indices)
-        part.attempts.update(used)
-        if work.indices == indices:  # it died with its container: the new part stands in for it
-            self._forget(work)
-        self._sequence += 1
-        delayed = self.queues[work.target].delayed
-        heapq.heappush(delayed, (now + decision.delay, self._sequence, part))
-        return [Remember(work.call, work.chunk, used)]
-
-    def _end_lease(self, lease: Lease, now: float) -> list[Effect]:
-        del self.leases[lease.number]
+    def _blame(self, lease: Lease, now: float, reason: str) -> Kill:
+        lease.blamed = True
         slot = self._slots[lease.container]
-        del slot.leases[lease.number]
+        slot.killed = now
+        self.queues[slot.target].close(slot)
+        return Kill(lease.container, reason)
+
+    def _outcome(
+        self, lease: Lease, reported: Selection, status: Status, now: float, effects: list[Effect]
+    ) -> Selection:
+        """What of it is final; the rest is retried."""
         work = lease.work
-        effects: list[Effect] = []
-        if work.indices and not work.cancelled:  # the container gave inputs back unrun
-            effects += self._again_now(work, now)
+        queue = self.queues[work.target]
+        retried: Selection = ()
+        if status in (Status.ERROR, Status.TIMEOUT) and not work.delivered:
+            retried = self._outcomes.retried(queue, work, reported, status, now, effects)
+        if reported == work.indices:
+            self._register.forget(work)
         else:
-            self._forget(work)
+            work.narrow(sel.subtract(work.indices, reported))
+            # The next input of the batch begins now, and the one that was over its time has ended.
+            lease.started, lease.asked = now, None
+            queue.wake_at(now + queue.timeout)
+        return sel.subtract(reported, retried)
+
+    def _end_lease(self, lease: Lease, now: float, effects: list[Effect]) -> None:
+        number, work = lease.number, lease.work
+        del self.leases[number]
+        slot = self._slots[lease.container]
+        del slot.leases[number]
+        queue = self.queues[slot.target]
+        if work.indices:
+            work.lease = None
+            self._outcomes.given_back(queue, work, effects)
         if not slot.leases:
             slot.idle_since = now
+            slot.alone = False
             if slot.draining:
-                return [*effects, Drained(slot.container)]
-        return effects + self._fill(slot, now)
+                effects.append(Drained(slot.container))
+        queue.offer(slot)
+        if queue.pending or queue.reserved:
+            effects += self._fill(queue, now)
 
-    def _forget(self, work: Work) -> None:
-        parts = self._known.get((work.call, work.chunk))
-        if parts is None:
-            return
-        if work in parts:
-            parts.remove(work)
-        if not parts:
-            del self._known[work.call, work.chunk]
-
-    def _end(self, work: Work, status: Status, text: str) -> Finish:
-        indices, work.indices, work.count = work.indices, (), 0
-        self._forget(work)
-        return Finish(work, indices, status, text)
-
-    def progress(self, number: int, elapsed: float, now: float) -> None:
+    def progress(self, container: str, number: int, elapsed: float, now: float) -> None:
         """The container says that its current input of this lease has run for `elapsed` seconds only."""
         lease = self.leases.get(number)
-        if lease is not None and not lease.work.cancelled:
-            lease.started = now - elapsed
-            lease.asked = None
+        if lease is not None and lease.container == container and lease.work.indices:
+            queue = self.queues[lease.work.target]
+            lease.started, lease.asked = now - elapsed, None
+            queue.wake_at(lease.started + queue.timeout)
 
     # Endings that nobody in a container decides
 
-    def cancel(self, call: bytes, target: int, text: str, now: float) -> list[Effect]:
+    def cancel(self, call: bytes, text: str, now: float) -> list[Effect]:
         """Drop what waits, ask containers to stop what runs; every input ends as CANCELLED at once."""
-        queue = self.queues[target]
         effects: list[Effect] = []
-        works = [work for key in [k for k in self._known if k[0] == call] for work in self._known[key]]
-        for lease in self.leases.values():
-            if lease.work.call == call and not lease.work.cancelled:
-                lease.work.cancelled, lease.asked = True, now
-                effects += [
-                    Finish(lease.work, lease.work.indices, Status.CANCELLED, text),
-                    Stop(lease.container, lease.number, cancel=True),
-                ]
-        for work in works:
-            if not work.cancelled:
-                work.cancelled = True
-                effects.append(self._end(work, Status.CANCELLED, text))
-        queue.pending = deque(work for work in queue.pending if work.call != call)
-        queue.held = [work for work in queue.held if work.call != call]
-        queue.delayed = [entry for entry in queue.delayed if entry[2].call != call]
-        heapq.heapify(queue.delayed)
+        for work in self.works_of(call):
+            queue = self.queues[work.target]
+            queue.withdraw(work)
+            effects.append(self._outcomes.end(work, Status.CANCELLED, text))
+            if work.lease is not None:
+                effects.append(ask_to_stop(queue, work.lease, now, cancel=True))
         return effects
 
     def fail_waiting(self, target: int, status: Status, text: str) -> list[Effect]:
-        """Containers of this function cannot start: everything that waits ends so."""
+        """Containers of this function cannot start: everything that waits ends so. Unless there are others
+        that take inputs, or may come back: then it waits for those."""
         queue = self.queues[target]
-        works = [*queue.pending, *queue.held, *(entry[2] for entry in queue.delayed)]
-        queue.pending.clear()
-        queue.held.clear()
-        queue.delayed.clear()
-        return [self._end(work, status, text) for work in works if not work.cancelled]
+        if queue.missing or any(slot.serving for slot in queue.slots.values()):
+            return []
+        works = [*queue.pending, *(work for _, _, work in queue.delayed if work.due is not None)]
+        for work in works:
+            queue.withdraw(work)
+        return [self._outcomes.end(work, status, text) for work in works]
+
+    # Time
 
     def tick(self, now: float) -> list[Effect]:
         """Retries that are due, inputs whose time is over, containers that would not stop."""
         effects: list[Effect] = []
         for queue in self.queues.values():
-            while queue.delayed and queue.delayed[0][0] <= now:
-                queue.pending.append(heapq.heappop(queue.delayed)[2])
-                effects += self._fill_any(queue, now)
-        for lease in self.leases.values():
-            if lease.asked is None:
-                if now - lease.started >= self.queues[lease.work.target].timeout:
-                    lease.asked = now
-                    effects.append(Stop(lease.container, lease.number, cancel=False))
-            elif now - lease.asked >= KILL_GRACE:
-                effects.append(Kill(lease.container, "an input would not stop"))
+            if queue.wake <= now:
+                queue.ring(now)
+                effects += check_times(queue, now)
+                if queue.pending:
+                    effects += self._fill(queue, now)
         return effects
 
     def next_due(self) -> float | None:
         """When the next retry is due."""
-        due = [queue.delayed[0][0] for queue in self.queues.values() if queue.delayed]
+        due = [work.due for queue in self.queues.values() for _, _, work in queue.delayed if work.due is not None]
         return min(due, default=None)

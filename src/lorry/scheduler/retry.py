@@ -7,12 +7,14 @@ alone, and no retry is used up. A generator that has delivered a value is not re
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from lorry.errors import InternalError
+from lorry.model import selection as sel
 from lorry.model.function import RetryPolicy
-from lorry.model.records import Status
+from lorry.model.records import Selection, Status
 
 
 class RetryReason(StrEnum):
@@ -64,6 +66,22 @@ def decide(policy: RetryPolicy, attempts_used: int, status: Status) -> Again | G
     delay = delay_after(policy, attempts_used)
     sentence = f"{failed}; retry {attempts_used} of {policy.max_retries} starts in {delay:g} s."
     return Again(delay=delay, reason=RetryReason.RETRIES_LEFT, sentence=sentence)
+
+
+def grants(
+    policy: RetryPolicy, attempts: Mapping[int, int], failed: Selection, status: Status
+) -> Iterator[tuple[int, Selection, float]]:
+    """(attempts used, inputs, delay) of those that are tried again. Inputs that failed together may have failed
+    before in different numbers; equal ones stay together."""
+    if not policy.max_retries:
+        return
+    groups: dict[int, list[int]] = {}
+    for index in sel.indices(failed):
+        groups.setdefault(attempts.get(index, 0) + 1, []).append(index)
+    for used, members in groups.items():
+        decision = decide(policy, used, status)
+        if isinstance(decision, Again):
+            yield used, sel.from_indices(members), decision.delay
 
 
 def delay_after(policy: RetryPolicy, attempts_used: int) -> float:

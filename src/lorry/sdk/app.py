@@ -293,7 +293,8 @@ class App:
         return found
 
     def _all_options(self) -> list[dict[str, Any]]:
-        return [handle.options for handle in (*self._functions.values(), *self._classes.values())]
+        handles: list[Function | Cls] = [*self._functions.values(), *self._classes.values()]
+        return [handle.options for handle in handles]
 
     def _build_images(self, images: list[ImageSpec]) -> Steps[None]:
         from lorry.images.indexes import client_index_settings, with_variables

@@ -92,10 +92,10 @@ class AsyncChannel:
         sock = self._sock
         if sock is None:
             return
-        ready = self._loop.create_future()
-        self._loop.add_writer(sock, lambda: ready.done() or ready.set_result(None))
+        ready = asyncio.Event()
+        self._loop.add_writer(sock, ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             self._loop.remove_writer(sock)
 

@@ -43,7 +43,7 @@ def secret_ids(secrets: Sequence[Any]) -> Steps[tuple[str, ...]]:
     for secret in opt.sequence(secrets, "secrets"):
         if not isinstance(secret, Secret):
             raise InvalidError(f"secrets= takes lorry.Secret objects, not {secret!r}; see Secret.from_name, from_dict")
-        found.append((yield from secret._hydrated()))
+        found.append((yield from secret._hydrated(afresh=True)))
     return tuple(found)
 
 
@@ -53,7 +53,7 @@ def volume_mounts(volumes: Mapping[str, Any] | None) -> Steps[tuple[VolumeMount,
         if not isinstance(volume, Volume):
             raise InvalidError(f"volumes= takes {{path: lorry.Volume}}; {path!r} has a {type(volume).__name__}")
         mounts.append(
-            VolumeMount(path=str(path), volume_id=(yield from volume._hydrated()), read_only=volume.is_read_only)
+            VolumeMount(path=str(path), volume_id=(yield from volume._hydrated(afresh=True)), read_only=volume.is_read_only)
         )
     return tuple(mounts)
 

@@ -135,6 +135,11 @@ class Channel:
             self.sock.close()
             self.sock = None
 
+    def __del__(self) -> None:
+        """A thread ended, and its connection with it."""
+        if self.usable:
+            self.close()
+
     def abandon(self) -> None:
         """In a forked child: drop the socket object without a word to the server."""
         if self.sock is not None:

@@ -142,7 +142,7 @@ class Obj:
 
 
 def _make_local(raw: type, parameters: dict[str, Any]) -> Any:
-    instance = raw.__new__(raw)
+    instance: Any = object.__new__(raw)
     for name, declared in declared_parameters(raw).items():
         setattr(instance, name, parameters.get(name, declared.default))
     marked = [(name, m) for name, m in inspect.getmembers_static(raw) if isinstance(m, Marked)]

@@ -53,7 +53,8 @@ def _mark(target: Any, decorator: str, **marks: Any) -> Marked:
     if isinstance(target, type):
         if decorator != "concurrent":
             raise InvalidError(f"@{decorator} is for methods, not for the class {target.__name__}")
-        target.__lorry_class_marks__ = {**getattr(target, "__lorry_class_marks__", {}), **marks}
+        earlier = getattr(target, "__lorry_class_marks__", {})
+        setattr(target, "__lorry_class_marks__", {**earlier, **marks})  # noqa: B010 - a class has no such attribute
         return target  # type: ignore[return-value]
     if isinstance(target, Marked):
         return Marked(target.__lorry_function__, {**target.__lorry_marks__, **marks})

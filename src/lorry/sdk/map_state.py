@@ -135,8 +135,8 @@ class MapState:
         if frame.status == Status.OK:
             try:
                 return list(load(pieces))
-            except Exception as problem:
-                return [Outcome(problem)] * count
+            except Exception as unreadable:
+                return [Outcome(unreadable)] * count
         problem = exception_of(frame.status, bytes(pieces[0]))
         return [Outcome(problem) for _ in range(count)]
 

@@ -71,8 +71,9 @@ class Secret:
         """Travels by name or id, never with its values."""
         return Secret, (self._name, None, self._required, self._secret_id)
 
-    def _hydrated(self) -> Steps[str]:
-        if self._secret_id is None:
+    def _hydrated(self, *, afresh: bool = False) -> Steps[str]:
+        """Its id. `afresh`: for an app that starts; the secret may have been changed since."""
+        if self._secret_id is None or (afresh and (self._name or self._values) is not None):
             if self._values is not None:
                 reply = yield Ask("secret_put", {"name": None, "values": self._values})
             else:

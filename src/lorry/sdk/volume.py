@@ -80,8 +80,9 @@ class Volume:
     def __reduce__(self) -> Any:
         return Volume, (self._name, self._volume_id, self._create)
 
-    def _hydrated(self) -> Steps[str]:
-        if self._volume_id is None:
+    def _hydrated(self, *, afresh: bool = False) -> Steps[str]:
+        """Its id. `afresh`: look the name up again, for an app that starts: it may have been made anew."""
+        if self._volume_id is None or (afresh and self._name is not None):
             method = "volume_create" if self._create else "volume_lookup"
             reply = yield Ask(method, {"name": self._name, "or_get": True})
             self._volume_id = str(reply["volume_id"])

@@ -147,15 +147,16 @@ class CallApi:
             self._journal.subscribe(call, session.peer)
         return {}
 
-    async def map_attach(self, session: Session, params: dict[str, Any], _number: int) -> Any:
+    async def map_attach(self, session: Session, params: dict[str, Any], number: int) -> Any:
         """{call}: after a lost connection; results that were not acknowledged come again."""
         call = call_bytes(params["call"])
         record = self._store.call(call)
         if record.state is CallState.CANCELLED:
             raise errors.ExecutionError("the call was cancelled")
         self._switch.open_calls[call] = record
-        self._journal.subscribe(call, session.peer)
-        return {"state": record.state.value}
+        session.peer.reply(number, {"state": record.state.value})
+        self._journal.subscribe(call, session.peer)  # after the reply: nobody reads results before it
+        return NO_REPLY
 
     async def map_close(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{call}: no more chunks will come."""

@@ -182,10 +182,21 @@ class ObjectApi:
 
     async def volume_copy(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{volume_id, sources, target}"""
-        await asyncio.to_thread(
-            self._provision.volumes.copy, params["volume_id"], params["sources"], params["target"]
-        )
+        await asyncio.to_thread(self._copy, params["volume_id"], params["sources"], params["target"])
         return {}
+
+    def _copy(self, volume_id: str, sources: list[str], target: str) -> None:
+        """As `cp SOURCES TARGET`: a target that is a folder, or several sources, copies into it."""
+        volumes = self._provision.volumes
+        into = len(sources) > 1 or target.endswith("/")
+        for source in sources:
+            staged = volumes.staging / new_id("cp")
+            with staged.open("wb") as file:
+                offset = 0
+                while piece := volumes.read(volume_id, source, offset, MAX_READ):
+                    offset += file.write(piece)
+            name = source.rstrip("/").rpartition("/")[2]
+            volumes.write_from(volume_id, f"{target.rstrip('/')}/{name}" if into else target, staged)
 
     async def volume_sync(self, _session: Session, _params: dict[str, Any], _number: int) -> Any:
         """commit and reload: on one machine every container sees the same folder, so only the disk is told."""

@@ -63,6 +63,7 @@ class Fleet:
         """By function: how many in a row, and when the last was."""
         self.peaks: dict[int, int] = {}
         self.on_change: Callable[[int], None] = lambda _target: None
+        self.on_freed: Callable[[], None] = lambda: None
         services.folder.mkdir(parents=True, exist_ok=True)
 
     # What the switch needs
@@ -317,6 +318,7 @@ class Fleet:
         self.containers.pop(container.container_id, None)
         self._announce(container)
         self.on_change(container.target)
+        self.on_freed()
         with contextlib.suppress(errors.StorageFullError):
             await asyncio.gather(usage, gone)
         if container.process is not None:
@@ -374,8 +376,15 @@ class Fleet:
             return
         container.machine.fire(ContainerEvent.ADOPTED_READY, now)
         works = [(int(item["lease"]), self._work_of(container, item)) for item in running]
+        # How many inputs it has had is not known any more: it takes no new ones rather than too many.
+        limited = container.spec.single_use or container.spec.max_inputs is not None
         effects = self._s.switch.dispatcher.adopt(
-            container.container_id, container.target, container.spec.max_concurrent, works, now
+            container.container_id,
+            container.target,
+            container.spec.max_concurrent,
+            works,
+            now,
+            0 if limited else None,
         )
         self._s.switch.perform(effects)
         self.on_change(container.target)
@@ -389,11 +398,12 @@ class Fleet:
             target=container.target,
             indices=indices,
             count=sum(high - low for low, high in indices),
+            stream=bool(item.get("stream")),
         )
         with contextlib.suppress(errors.NotFoundError):
-            stored = self._s.store.chunk(call, work.chunk)
-            work.total, work.journaled = stored.inputs, True
+            # Journaled even when it is over by now: then the dispatcher knows no input of it, and stops it.
             work.batch = self._s.store.call(call).kind == "map"
+            work.journaled = True
         return work
 
     # Small things

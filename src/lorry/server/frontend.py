@@ -235,7 +235,7 @@ class Frontend:
                 if header[1] & Flag.OUTPUT and container.pump is not None:
                     container.pump.drain()
                 Status(header[2])
-                self._switch.result(peer, header, body, descriptors)
+                self._switch.result(container.container_id, peer, header, body, descriptors)
             elif kind == Kind.REQUEST:
                 self._container_request(peer, container, header, body)
             elif kind == Kind.RELEASE:
@@ -243,7 +243,7 @@ class Frontend:
             elif kind == Kind.DROP:
                 self._broker.owner_dropped(peer, header[4])
             elif kind == Kind.TIMEOUT:
-                self._switch.progress(header[5], header[7] / 1e6)
+                self._switch.progress(container.container_id, header[5], header[7] / 1e6)
             else:
                 peer.close()
         except (ValueError, errors.InvalidError):

@@ -6,7 +6,6 @@ A call has at most one subscriber (the `.map` that made it) and any number of wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 

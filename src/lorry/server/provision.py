@@ -107,7 +107,8 @@ class Provision:
 
     def _volume(self, volume_id: str) -> Path:
         self._store.volume(volume_id=volume_id)  # NotFoundError for one that was deleted
-        return self.volumes.create(volume_id)
+        self.volumes.create(volume_id)
+        return self.volumes.path(volume_id)
 
     def secret_values(self, spec: FunctionSpec) -> dict[str, str]:
         values: dict[str, str] = {}

@@ -35,7 +35,12 @@ class Retention:
         self._caches = caches
 
     async def sweep(self) -> None:
-        """Every hour."""
+        """Every hour: what is too old, and files that nothing uses."""
+        await self._expire()
+        blobs, trees, _ = await self._in_use()
+        await asyncio.to_thread(self._collect_files, blobs, trees, self._clock.wall() - YOUNG)
+
+    async def _expire(self) -> None:
         now = self._clock.wall()
         await self._store.expire(calls_before=now - RESULTS_KEPT, rows_before=now - ROWS_KEPT)
         self._spool.collect(self._known)
@@ -52,10 +57,10 @@ class Retention:
 
     async def prune(self, *, everything: bool) -> dict[str, int]:
         """Bytes freed by kind. Nothing that a living app uses goes, whatever its age."""
-        await self.sweep()
+        await self._expire()
         now = self._clock.wall()
         older = now if everything else now - YOUNG
-        blobs, trees, images = self._in_use()
+        blobs, trees, images = await self._in_use()
         freed = {
             "files": await asyncio.to_thread(self._collect_files, blobs, trees, older),
             "images": await self._prune_images(images, older),
@@ -65,7 +70,7 @@ class Retention:
             freed["caches"] = await asyncio.to_thread(self._drop_caches)
         return freed
 
-    def _in_use(self) -> tuple[set[str], set[str], set[str]]:
+    async def _in_use(self) -> tuple[set[str], set[str], set[str]]:
         """Digests of blobs, trees and images of living apps."""
         blobs: set[str] = set()
         trees: set[str] = set()
@@ -75,7 +80,7 @@ class Retention:
                 spec = from_json(FunctionSpec, record.spec)
                 blobs |= {file.digest for file in spec.image.files}
                 trees.add(self._provision.source(spec).name)
-                images |= self._provision.image_digests(spec.image)
+                images.add(await self._provision.images.digest(spec.image))
                 if spec.source:
                     blobs.add(spec.source)
                     manifest = json.loads(self._provision.blobs.path(spec.source).read_bytes())

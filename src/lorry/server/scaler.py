@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 from lorry.clock import Clock
+from lorry.model.function import Resources
 from lorry.model.records import DecisionRecord, Status
-from lorry.scheduler import autoscale
+from lorry.scheduler import autoscale, evict
+from lorry.scheduler.evict import IdleContainer
 from lorry.scheduler.inventory import Inventory
 from lorry.scheduler.load import Decision, FunctionLoad, MachineLoad
 from lorry.scheduler.place import Never, Wait, place
@@ -33,6 +35,7 @@ class Scaler:
         self._loop = asyncio.get_running_loop()
         self._due: set[int] = set()
         self._reconsider: set[int] = set()
+        self._blocked: set[int] = set()
         self.apps: dict[int, tuple[str, bool]] = {}
         """By function: its app's id, and whether the app is alive."""
         self.pending: dict[int, str] = {}
@@ -117,9 +120,36 @@ class Scaler:
             return False
         if isinstance(placed, Wait):
             self.pending[target] = placed.sentence
+            self._make_room(target, spec.resources)
             return False
         self._fleet.start(self.apps[target][0], target, spec, placed, decision.sentence)
         return True
+
+    def _make_room(self, target: int, resources: Resources) -> None:
+        """Idle containers of others go; the inputs that wait are reconsidered when they are gone."""
+        self._blocked.add(target)
+        reservations = self._fleet.reservations()
+        for container_id in evict.choose(self._inventory, reservations, resources, self._idle()):
+            self._fleet.stop(container_id, f"its place is needed by {self._switch.spec(target).tag}")
+
+    def _idle(self) -> list[IdleContainer]:
+        """Idle containers above their functions' floors."""
+        found: list[IdleContainer] = []
+        for number, queue in self._switch.dispatcher.queues.items():
+            if queue.pending or number not in self.apps:
+                continue
+            idle = [s for s in queue.slots.values() if s.idle_since is not None and not s.draining]
+            idle.sort(key=lambda slot: slot.idle_since or 0.0)
+            spare = len(queue.slots) - self._switch.spec(number).scaling.min_containers
+            for slot in idle[: max(0, spare)]:
+                found.append(IdleContainer(container_id=slot.container, idle_since=slot.idle_since or 0.0))
+        return found
+
+    def freed(self) -> None:
+        """A container is gone: what waited for its place may start."""
+        blocked, self._blocked = self._blocked, set()
+        for target in blocked:
+            self._wake(target)
 
     def _refuse(self, target: int, sentence: str) -> None:
         """It can never run here: what waits ends at once, with the reason."""

@@ -103,7 +103,7 @@ class Switch:
         if target not in self.dispatcher.queues:
             return
         for call in self.dispatcher.calls_of(target):
-            self.perform(self.dispatcher.cancel(call, target, text, self._clock.monotonic()))
+            self.perform(self.dispatcher.cancel(call, text, self._clock.monotonic()))
 
     # From clients
 
@@ -132,6 +132,10 @@ class Switch:
         key = (work.call, work.chunk)
         effects = self.dispatcher.submit(work, self._clock.monotonic())
         if effects is None:
+            if parcel is not None and not work.journaled and key not in self._parcels:
+                # A container that outlived the server works on it; should it die, this is what it needs.
+                self._parcels[key] = parcel
+                self._broker.hold(parcel, key)
             return
         if parcel is not None:
             self._parcels[key] = parcel
@@ -151,32 +155,31 @@ class Switch:
         """Whether a payload may stay in memory until it is dispatched; otherwise it is read back from the journal."""
         return len(self.dispatcher.queues[target].pending) < KEPT_PAYLOADS
 
-    def progress(self, lease: int, elapsed: float) -> None:
-        self.dispatcher.progress(lease, elapsed, self._clock.monotonic())
+    def progress(self, container: str, lease: int, elapsed: float) -> None:
+        self.dispatcher.progress(container, lease, elapsed, self._clock.monotonic())
 
     def credit(self, header: Header) -> None:
         """The client of a generator has read some values."""
-        for lease in self.dispatcher.leases.values():
-            if lease.work.call == header[6]:
-                peer = self.containers.peer_of(lease.container)
-                if peer is not None:
-                    peer.send([pack(Kind.CREDIT, lease=lease.number, call=header[6], count=header[8])])
+        for work in self.dispatcher.works_of(header[6]):
+            peer = self.containers.peer_of(work.lease.container) if work.lease else None
+            if work.lease is not None and peer is not None:
+                peer.send([pack(Kind.CREDIT, lease=work.lease.number, call=header[6], count=header[8])])
 
     def cancel(self, call: bytes, target: int, text: str) -> None:
-        self.perform(self.dispatcher.cancel(call, target, text, self._clock.monotonic()))
+        self.perform(self.dispatcher.cancel(call, text, self._clock.monotonic()))
         self.containers.changed(target)
 
     def client_gone(self, peer: Peer) -> None:
         """Its synchronous calls go on: it may come back. Generators are stopped, nobody can resume them."""
         for call in [call for call, origin in self._origins.items() if origin is peer]:
-            lost = [lease.work for lease in self.dispatcher.leases.values() if lease.work.call == call]
+            lost = self.dispatcher.works_of(call)
             if any(work.stream for work in lost):
                 self.cancel(call, lost[0].target, "its reader is gone")
                 self._origins.pop(call, None)
 
     # From containers
 
-    def result(self, peer: Peer, header: Header, body: bytes, descriptors: Any) -> None:
+    def result(self, container: str, peer: Peer, header: Header, body: bytes, descriptors: Any) -> None:
         """A RESULT frame of a container. The caller has read the container's output before, if it was flagged."""
         _, flags, status, _, _chunk, lease, _call, micros, count = header
         indices: Selection | None = None
@@ -187,7 +190,7 @@ class Switch:
             indices = ()
         parcel = self._broker.receive(peer, flags, body, descriptors) if flags & Flag.SEGMENT else Parcel(body)
         verdict = self.dispatcher.result(
-            lease, indices, Status(status), bool(flags & Flag.LAST), self._clock.monotonic()
+            peer.identity.container_id, lease, indices, Status(status), bool(flags & Flag.LAST), self._clock.monotonic()
         )
         self._broker.hold(parcel, header)
         if verdict.work is not None:
@@ -197,7 +200,7 @@ class Switch:
                     faults.point("worker.result_received")
                 self._measure(work.target, micros, count)
                 self._deliver(work, verdict.deliver, Status(status), parcel, micros, bool(flags & Flag.BATCH))
-            if flags & Flag.LAST and not self.dispatcher.knows(work.call, work.chunk):
+            if not self.dispatcher.knows(work.call, work.chunk):
                 self._drop_parcel(work)
             if verdict.effects:
                 self.perform(verdict.effects)

@@ -85,6 +85,7 @@ class Worker:
         switch.containers = fleet
         self.scaler = scaler = Scaler(clock, store, switch, fleet, inventory, self._meter)
         fleet.on_change = scaler.changed
+        fleet.on_freed = scaler.freed
         self.apps = apps = Apps(clock, store, switch, journal, fleet, scaler, logs)
         switch.spec_of = apps.spec_of
         self._retention = Retention(clock, store, apps, logs, spool, provision, state / "cache")

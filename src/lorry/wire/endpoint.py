@@ -40,7 +40,7 @@ class Frame(NamedTuple):
     lease: int
     call: bytes
     micros: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a frame
     body: bytes
     """What follows the header, selection included. For a payload use `Endpoint.pieces`."""
 
@@ -91,7 +91,7 @@ class Endpoint:
 
     def decode(self, data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> Frame:
         """One received frame. A descriptor that came with it is mapped under the segment that it names."""
-        frame = Frame(*HEADER.unpack_from(data), data[HEADER_SIZE:])
+        frame = Frame._make((*HEADER.unpack_from(data), data[HEADER_SIZE:]))
         if ancillary:
             self._receive_descriptors(frame, ancillary)
         elif frame.kind == Kind.DROP:

@@ -77,7 +77,7 @@ class SegmentPool:
         segment, dropped = self._take(need)
         try:
             for start, piece in zip(starts, pieces, strict=True):
-                segment.view[start : start + len(piece)] = piece  # type: ignore[assignment]
+                segment.view[start : start + len(piece)] = piece
         except BaseException:
             segment.busy = False
             raise

@@ -1,0 +1,1 @@
+"""One file per section. Each has TITLE, BUDGETS and run(options, results)."""

@@ -1,0 +1,41 @@
+"""A float64 array is sent and summed; one comes back. First call apart, then the median of the others."""
+
+from __future__ import annotations
+
+from figures import Budget
+from rounds import DASK, EXECUTOR, JOBLIB, LORRY, MEMCPY, RAY, Contest, Results, alternate
+from server import fresh_server
+
+from sections.options import Options
+
+TITLE = "Large payloads"
+SIZES = {"1 KiB": (1 << 10, 100), "1 MiB": (1 << 20, 20), "100 MiB": (100 << 20, 5), "1 GiB": (1 << 30, 3)}
+"""Size and calls per round."""
+BACK = "100 MiB back"
+GIGABYTE_LIMIT = 60.0
+"""Seconds for a contestant's round of 1 GiB; whoever needs more is out."""
+
+
+def measure(label: str) -> str:
+    return f"{label} argument"
+
+
+BUDGETS = (Budget("≤ 2 x one warm memcpy, from the second call on", measure("1 GiB"), 2, MEMCPY.name),)
+
+
+def run(options: Options, results: Results) -> None:
+    entries = [LORRY, MEMCPY, EXECUTOR, JOBLIB, RAY, DASK]
+    chosen = list(SIZES.items())[: options.count(4, 3)]
+    rounds = min(options.rounds, 5)
+    with fresh_server(), Contest(entries, results) as contest:
+        for label, (size, calls) in chosen:
+            asked = [(entry, "payload", {"size": size, "n": calls}) for entry in entries]
+            limit = GIGABYTE_LIMIT if size == 1 << 30 else 300.0
+            each = lambda label=label, asked=asked, limit=limit: contest.round(
+                measure(label), "ms", asked, limit
+            )
+            alternate(rounds, each, measure(label))
+            if label == "100 MiB":
+                back = [(entry, "returned", {"size": size, "n": calls}) for entry in entries]
+                each = lambda back=back: contest.round(BACK, "ms", back)
+                alternate(rounds, each, BACK)

@@ -1,0 +1,223 @@
+"""Runs a target with the app up: output, returned value, closing line, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lorry import config, errors
+from lorry.cli import tracebacks, units
+from lorry.cli.targets import Target
+from lorry.sdk.channel import drive
+from lorry.sdk.display import Display, PlainDisplay, line_buffered, showing
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 128 + signal.SIGPIPE
+
+
+class ReaderGone(BaseException):
+    """Nobody reads our output any more (`lorry run … | head -1`): stop, quietly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    detach: bool = False
+    quiet: bool = False
+    name: str | None = None
+
+
+# Displays
+
+
+def _tell_main_thread() -> None:
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGPIPE)
+
+
+class PipedDisplay(PlainDisplay):
+    def reader_gone(self) -> None:
+        _tell_main_thread()
+
+
+@contextlib.contextmanager
+def _stops_when_reader_is_gone() -> Iterator[None]:
+    """Python ignores SIGPIPE; inside this block it ends the main thread's work, once."""
+
+    def gone(_number: int, _frame: Any) -> None:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        raise ReaderGone
+
+    before = signal.signal(signal.SIGPIPE, gone)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+def reader_is_gone() -> bool:
+    """stdout is a pipe that nobody reads."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _fd, event in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def hush() -> None:
+    """What is still buffered goes nowhere: without this, Python complains about the broken pipe while it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+@contextlib.contextmanager
+def displaying(quiet: bool) -> Iterator[PlainDisplay]:
+    """A live display where both streams are a terminal that understands it, plain lines elsewhere."""
+    terminal = sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") not in (None, "dumb")
+    with line_buffered(), _stops_when_reader_is_gone():
+        if terminal and not quiet:
+            from lorry.cli.live_display import LiveDisplay
+
+            with LiveDisplay(colour=not os.environ.get("NO_COLOR")) as live, showing(live):
+                yield live
+        else:
+            plain = PipedDisplay(quiet=quiet)
+            with showing(plain):
+                yield plain
+
+
+# The run
+
+
+def execute(target: Target, rest: list[str], values: dict[str, Any], options: Options) -> int:
+    """The exit code."""
+    began = time.monotonic()
+    code, word, problem, result = 0, "Finished in", None, None
+    peak: list[int] = []
+    try:
+        with displaying(options.quiet) as display:
+            try:
+                result = _run(target, rest, values, options, display)
+            finally:
+                peak.append(display.peak_mib)
+        _print_result(result)
+    except KeyboardInterrupt:
+        code, word = EXIT_INTERRUPTED, "Stopped after"
+    except SystemExit:
+        raise
+    except BaseException as raised:
+        if isinstance(raised, ReaderGone) or (isinstance(raised, BrokenPipeError) and reader_is_gone()):
+            hush()
+            return EXIT_READER_GONE
+        code, word, problem = EXIT_ERROR, "Failed after", raised
+    if problem is not None:
+        tracebacks.show(problem)
+    if not options.quiet and not (options.detach and not code):
+        text = f"{word} {units.duration(time.monotonic() - began)}"
+        text += f", peak memory {units.mebibytes(peak[0])}" if peak and peak[0] else ""
+        print(text, file=sys.stderr, flush=True)
+    return code
+
+
+def _print_result(result: Any) -> None:
+    if result is not None:
+        print(result, flush=True)
+
+
+def _run(target: Target, rest: list[str], values: dict[str, Any], options: Options, display: Display) -> Any:
+    app = target.app
+    if options.detach and not target.is_local and inspect.isgeneratorfunction(target.raw):
+        raise errors.InvalidError(f"{target.name} is a generator: somebody must read it, so it cannot be detached")
+    call = _detached_call(target, values) if options.detach else _call(target, rest, values)
+    if not config.resolve().client_socket.exists():
+        display.note("Starting the Lorry server …")
+    with app.run(detach=options.detach):
+        app_id = app.app_id
+        assert app_id is not None
+        display.note(f"App {app.name or 'unnamed'} is up: {app_id} ({_objects(target)})")
+        try:
+            if options.detach:
+                drive(app._detach())  # now, not at the end: this process may be killed meanwhile
+            result = call()
+        except KeyboardInterrupt:
+            if not options.detach:
+                display.note("Stopping the app …")
+            raise
+        finally:
+            if options.detach:
+                _tell_how_to_go_on(app_id, options)
+    return result
+
+
+def _objects(target: Target) -> str:
+    names = [f"{name}()" for name in target.app.registered_functions]
+    names += [f"class {name}" for name in target.app.registered_classes]
+    shown = ", ".join(names[:6])
+    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "no functions"
+
+
+def _call(target: Target, rest: list[str], values: dict[str, Any]) -> Callable[[], Any]:
+    if target.is_local:
+        return lambda: _local(target.raw, rest, values)
+    function, arguments = _remote(target, values)
+    if function.is_generator:
+        return lambda: _print_each(function.remote_gen(*rest, **arguments))
+    return lambda: function.remote(*rest, **arguments)
+
+
+def _remote(target: Target, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The Function to call, and its own share of the values: the others are the class's parameters."""
+    if target.cls is None:
+        return target.function, values
+    own = set(inspect.signature(target.raw).parameters)
+    given = {name: value for name, value in values.items() if name not in own}
+    method = getattr(target.cls(**given), target.name.rpartition(".")[2])
+    return method, {name: value for name, value in values.items() if name in own}
+
+
+def _local(raw: Callable[..., Any], rest: list[str], values: dict[str, Any]) -> Any:
+    result = raw(*rest, **values)
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    return _print_each(result) if inspect.isgenerator(result) else result
+
+
+def _print_each(values: Iterator[Any]) -> None:
+    for value in values:
+        print(value, flush=True)
+
+
+def _detached_call(target: Target, values: dict[str, Any]) -> Callable[[], Any]:
+    if target.is_local:
+        return lambda: _local(target.raw, [], values)
+    function, arguments = _remote(target, values)
+
+    def spawn() -> None:
+        call = function.spawn(**arguments)
+        print(f"Started {target.name}: {call.object_id}", file=sys.stderr)
+
+    return spawn
+
+
+def _tell_how_to_go_on(app_id: str, options: Options) -> None:
+    """The id alone on stdout, for scripts."""
+    if not options.quiet:
+        print(f"The app goes on without this terminal.", file=sys.stderr)
+        print(f"  follow its logs:  lorry app logs {app_id} -f", file=sys.stderr)
+        print(f"  stop it:          lorry app stop {app_id}", file=sys.stderr)
+    print(app_id, flush=True)

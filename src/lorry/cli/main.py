@@ -1,0 +1,117 @@
+"""The `lorry` command: finds the command group by the first word and imports that group alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_COMMANDS = {
+    "run": "run:commands",
+    "deploy": "deploy:commands",
+    "app": "apps:commands",
+    "ps": "containers:ps_command",
+    "container": "containers:commands",
+    "volume": "volumes:commands",
+    "secret": "secrets:commands",
+    "server": "server:commands",
+    "df": "disk:df_command",
+    "prune": "disk:prune_command",
+    "why": "why:commands",
+    "config": "settings:commands",
+    "doctor": "doctor:commands",
+}
+"""Command → module of lorry.cli and the function that makes its typer app."""
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """The exit code: 0, 1 an error, 2 wrong usage, 130 Ctrl-C, 141 nobody reads the output."""
+    from lorry import errors
+
+    try:
+        if words and words[0] == "run":
+            from lorry.cli.run import fast
+
+            code = fast(words[1:])
+            if code is not None:
+                return code
+        code = _typer(list(words))
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        from lorry.cli.execution import EXIT_READER_GONE, hush
+
+        hush()
+        return EXIT_READER_GONE
+    except errors.Error as problem:
+        print(f"Error: {problem}", file=sys.stderr)
+        return 1
+
+
+def _typer(words: list[str]) -> int:
+    import typer.main
+
+    command = typer.main.get_command(_root())
+    try:
+        code = command.main(args=words, prog_name="lorry", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Abort as aborted:
+        if isinstance(aborted.__cause__ or aborted.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        print("Stopped.", file=sys.stderr)
+        return 1
+    except Exception as problem:  # usage errors: their class has moved between versions of typer and click
+        if not (hasattr(problem, "show") and hasattr(problem, "exit_code")):
+            raise
+        problem.show()
+        return int(problem.exit_code)
+
+
+def _root() -> Any:
+    import typer
+    import typer.core
+    import typer.main
+
+    class Lazy(typer.core.TyperGroup):
+        """Imports the module of a command when it is asked for."""
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            return list(_COMMANDS)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            if cmd_name not in _COMMANDS:
+                return None
+            import importlib
+
+            module, _, factory = _COMMANDS[cmd_name].partition(":")
+            made = getattr(importlib.import_module(f"lorry.cli.{module}"), factory)()
+            command = typer.main.get_command(made)
+            command.name = cmd_name
+            return command
+
+    root = typer.Typer(cls=Lazy, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            from lorry import __version__
+
+            print(f"lorry {__version__}")
+            raise typer.Exit
+
+    @root.callback()
+    def lorry(
+        version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version."),
+    ) -> None:
+        """Serverless for AI work, on your own machines."""
+
+    return root
+
+
+if __name__ == "__main__":
+    main()

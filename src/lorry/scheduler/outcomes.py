@@ -1,0 +1,106 @@
+"""What becomes of inputs whose attempt did not end well: another one, or an outcome of the platform's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lorry.model import selection as sel
+from lorry.model.records import Selection, Status
+from lorry.scheduler import retry
+from lorry.scheduler.queue import Queue
+from lorry.scheduler.register import Register
+from lorry.scheduler.work import Effect, Finish, Lease, Remember, Work
+
+MAX_DEATHS = 8
+"""An input that ran alone in this many containers that died under it is not tried again (SDK.md, Calls)."""
+
+
+class Death(NamedTuple):
+    """How a container ended."""
+
+    reason: str
+    alone: bool
+    """It had one lease."""
+    charge: bool
+    """False: the platform killed it. Only what it was killed for is to blame then."""
+
+
+class Outcomes:
+    def __init__(self, register: Register) -> None:
+        self._register = register
+        self._sequence = 0
+
+    def died(self, queue: Queue, lease: Lease, death: Death, now: float, effects: list[Effect]) -> None:
+        """Its container is dead; the lease exists no more."""
+        work = lease.work
+        if not work.indices:
+            return
+        work.lease = None
+        if lease.asked is not None and work.count == 1:
+            self._killed_for_time(queue, work, now, effects)
+        elif work.delivered:
+            text = f"{death.reason}. The generator had delivered values, so it was not started again"
+            effects.append(self.end(work, Status.LOST, text))
+        elif work.bare:
+            self._register.forget(work)
+        else:
+            guilty = death.charge or lease.blamed or lease.asked is not None
+            self._lost(queue, work, death, guilty, effects)
+
+    def _lost(self, queue: Queue, work: Work, death: Death, guilty: bool, effects: list[Effect]) -> None:
+        if guilty and death.alone and work.count == 1:
+            work.deaths += 1
+            if work.deaths >= MAX_DEATHS:
+                story = f"The input was alone in the container, {work.deaths} times; it is not tried again"
+                effects.append(self.end(work, Status.LOST, f"{death.reason}. {story}"))
+                return
+        work.suspect |= guilty and not death.alone
+        self._queue_first(queue, work, halve=guilty)
+
+    def _killed_for_time(self, queue: Queue, work: Work, now: float, effects: list[Effect]) -> None:
+        if not work.delivered and self.retried(queue, work, work.indices, Status.TIMEOUT, now, effects):
+            self._register.forget(work)
+            return
+        text = "it ran past its timeout and was killed with its container"
+        effects.append(self.end(work, Status.TIMEOUT, text))
+
+    def _queue_first(self, queue: Queue, work: Work, *, halve: bool) -> None:
+        if halve and work.count > 1:
+            first, second = sel.halves(work.indices)
+            queue.pending.append(self._register.split_off(work, second), first=True)
+            work.narrow(first)
+        queue.pending.append(work, first=True)
+
+    def given_back(self, queue: Queue, work: Work, effects: list[Effect]) -> None:
+        """The lease is over, its container lives, and these inputs have no outcome."""
+        work.lease = None
+        if work.delivered:
+            text = "the container gave the generator up. It had delivered values, so it was not started again"
+            effects.append(self.end(work, Status.LOST, text))
+        elif work.bare:
+            self._register.forget(work)
+        else:
+            self._queue_first(queue, work, halve=False)
+
+    def retried(
+        self, queue: Queue, work: Work, failed: Selection, status: Status, now: float, effects: list[Effect]
+    ) -> Selection:
+        """Queue failed inputs again as far as the user's policy grants it. Returns those."""
+        retried: Selection = ()
+        for used, again, delay in retry.grants(queue.policy, work.attempts, failed, status):
+            retried = sel.union(retried, again)
+            if work.bare:
+                continue  # its client asks again
+            part = self._register.split_off(work, again)
+            part.attempts = dict.fromkeys(sel.indices(again), used)
+            part.suspect = False
+            self._sequence += 1
+            queue.delay(part, now + delay, self._sequence)
+            if work.journaled:
+                effects.append(Remember(work.call, work.chunk, dict(part.attempts)))
+        return retried
+
+    def end(self, work: Work, status: Status, text: str) -> Finish:
+        indices = work.indices
+        self._register.forget(work)
+        return Finish(work, indices, status, text)
