@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import calls
 import pytest
-from conftest import ServerHome
+from server_home import ServerHome
 
 import lorry
 from lorry import exception
@@ -18,7 +18,7 @@ from lorry import exception
 
 @pytest.fixture(scope="module")
 def running(shared_home: ServerHome) -> Iterator[lorry.App]:
-    from conftest import entered
+    from server_home import entered
 
     with entered(shared_home), calls.app.run():
         yield calls.app

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import journal
 import pytest
-from conftest import PROGRAMS, ServerHome, wait_until
+from server_home import PROGRAMS, ServerHome, wait_until
 
 import lorry
 from lorry import exception

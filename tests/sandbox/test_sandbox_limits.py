@@ -93,8 +93,11 @@ def test_groups_of_dead_containers_are_removed_and_living_ones_are_not(tmp_path:
     (tmp_path / "dead").mkdir()
     (tmp_path / "alive").mkdir()
     (tmp_path / "alive/cgroup.procs").write_text("1")  # a folder with a file stays, as a busy group does
+    (tmp_path / "being started").mkdir()
+    for old in ("dead", "alive"):
+        os.utime(tmp_path / old, (0, 0))
     limits.remove_leftovers()
-    assert [path.name for path in tmp_path.iterdir()] == ["alive"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alive", "being started"]
 
 
 def test_the_limits_of_this_machine_can_be_made_and_removed() -> None:
@@ -125,7 +128,9 @@ def test_a_sandbox_is_born_in_its_version_2_group(isolated: Box, clone3_errno: i
             BORN_IN_V2.format(base=base, box=isolated.base),
         )
     finally:
-        LimitsV2(base, []).remove_leftovers()
+        for group in base.iterdir():
+            if group.is_dir():
+                group.rmdir()
         base.rmdir()
     assert out.split() == ["born", "there", "killed"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Protocol
 from lorry.sandbox.cgroups import Group, GroupV1, GroupV2, NoGroup, read, remove_directory
 from lorry.sandbox.interface import Feature, SandboxSpec
 
+YOUNG = 60.0
+"""Seconds; between making a group and joining it lie milliseconds."""
 PARENT = "lorry"
 FEATURE_OF = {"memory": Feature.MEMORY_LIMIT, "pids": Feature.PIDS_LIMIT, "cpu": Feature.CPU_LIMIT}
 V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
@@ -97,9 +100,10 @@ class NoLimits:
 
 
 def _remove_empty(base: Path) -> None:
+    """Only those older than YOUNG: another server's container may be about to join a group that is still empty."""
     with suppress(OSError):
         for path in base.iterdir():
-            if path.is_dir():
+            if path.is_dir() and time.time() - path.stat().st_mtime > YOUNG:
                 remove_directory(path)
 
 

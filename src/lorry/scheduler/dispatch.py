@@ -289,7 +289,6 @@ class Dispatcher:
         del slot.leases[number]
         queue = self.queues[slot.target]
         if work.indices:
-            work.lease = None
             self._outcomes.given_back(queue, work, effects)
         if not slot.leases:
             slot.idle_since = now

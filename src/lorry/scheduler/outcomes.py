@@ -94,8 +94,12 @@ class Outcomes:
             part = self._register.split_off(work, again)
             part.attempts = dict.fromkeys(sel.indices(again), used)
             part.suspect = False
-            self._sequence += 1
-            queue.delay(part, now + delay, self._sequence)
+            if delay > 0:
+                self._sequence += 1
+                queue.delay(part, now + delay, self._sequence)
+            else:
+                queue.pending.append(part)
+                queue.wake_at(now)
             if work.journaled:
                 effects.append(Remember(work.call, work.chunk, dict(part.attempts)))
         return retried
