@@ -10,7 +10,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . hypothesis mypy numpy pexpect pytest pytest-xdist ruff
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . hypothesis mypy numpy pexpect pytest pytest-timeout pytest-xdist ruff
 	touch $@
 
 demo: $(STAMP)
@@ -22,10 +22,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 prove: $(STAMP)
-	$(BIN)/python -m pytest -m prove --override-ini addopts="-q --strict-markers"
+	$(BIN)/python -m pytest -m prove
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -69,9 +69,7 @@ def judged(budgets: Sequence[Budget], results: Results) -> tuple[Cells, list[Ver
             rows.append([budget.measure + who, budget.text, ours, "", "", verdict.words])
         else:
             theirs = f"{number(verdict.theirs)} {verdict.unit}"
-            rows.append(
-                [budget.measure + who, budget.text, ours, theirs, f"{verdict.found:.3g} x", verdict.words]
-            )
+            rows.append([budget.measure + who, budget.text, ours, theirs, f"{verdict.found:.3g} x", verdict.words])
     return rows, verdicts
 
 
@@ -112,19 +110,24 @@ def _commit() -> str:
     return found.stdout.strip()
 
 
+_VERSIONS = """
+import importlib.metadata, sys
+for name in sys.argv[1:]:
+    print(name, importlib.metadata.version(name))
+print("Python", sys.version.split()[0])
+"""
+
+
 def versions() -> dict[str, str]:
     """Of every package that takes part, asked of its own environment."""
-    asked = {"lorry": ("lorry", "numpy", "uvloop")} | {
-        name: (p.split("=")[0] for p in packages) for name, packages in ENVIRONMENTS.items()
-    }
+    asked = {name: tuple(p.split("=")[0] for p in packages) for name, packages in ENVIRONMENTS.items()}
+    asked["lorry"] = ("lorry", "numpy", "uvloop")
     found: dict[str, str] = {}
-    code = "import sys, importlib.metadata as m; [print(n, m.version(n)) for n in sys.argv[1:]]; print('Python', sys.version.split()[0])"
     for environment, packages in asked.items():
         python = python_of(environment)
         if python is not None:
-            said = subprocess.run(
-                [python, "-c", code, *packages], capture_output=True, text=True, check=False
-            )
+            command = [python, "-c", _VERSIONS, *packages]
+            said = subprocess.run(command, capture_output=True, text=True, check=False)
             found |= dict(line.split() for line in said.stdout.splitlines())
     return found
 
@@ -150,8 +153,7 @@ def save(name: str, title: str, budgets: Sequence[Budget], results: Results, abo
         "about": about,
         "series": {m: {n: s.plain() for n, s in by.items()} for m, by in results.series.items()},
         "budgets": [
-            {"measure": v.budget.measure, "budget": v.budget.text, "found": v.found, "met": v.met}
-            for v in verdicts
+            {"measure": v.budget.measure, "budget": v.budget.text, "found": v.found, "met": v.met} for v in verdicts
         ],
         "out": results.out,
     }
@@ -169,11 +171,9 @@ def save(name: str, title: str, budgets: Sequence[Budget], results: Results, abo
 
 def _about(about: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{about['date']}, {about['cpu']}, {about['memory']}, kernel {about['kernel']}, state on {about['state on']}, "
-        f"{about['busy before']:.0%} of the CPU used by others before, {about['rounds']} rounds, commit "
-        f"{about['commit']}. {packages}."
-    )
+    where = f"{about['date']}, {about['cpu']}, {about['memory']}, kernel {about['kernel']}"
+    how = f"{about['rounds']} rounds, commit {about['commit']}, state on {about['state on']}"
+    return f"{where}; {how}; others used {about['busy before']:.0%} of the CPU before. {packages}."
 
 
 def write_documents(names: Iterable[str]) -> list[str]:

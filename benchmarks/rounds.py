@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from figures import Series
+from server import LOGS
 from setup import HERE, python_of
 
 CONTESTANTS = HERE / "contestants"
-LOGS = HERE / "results" / "logs"
 START_LIMIT = 120.0
 """Seconds until a contestant must be warm: Ray takes up to 20 on a loaded machine."""
 END_LIMIT = 20.0
@@ -56,11 +56,7 @@ class OutError(Exception):
 
 def environ() -> dict[str, str]:
     """Of every contestant: clusters of our own, nothing reported anywhere."""
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("RAY_ADDRESS", "VIRTUAL_ENV", "PYTHONPATH")
-    }
+    clean = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "VIRTUAL_ENV", "PYTHONPATH")}
     return clean | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -189,7 +185,7 @@ class Contest:
         measure: str,
         unit: str,
         asked: Sequence[tuple[Entry, str, dict[str, Any]]],
-        limit: float = 300.0,
+        limit: float = 120.0,
     ) -> None:
         """Ask each of (contestant, its measure, parameters) once. A contestant may come twice under one entry
         when its name differs: `dataclasses.replace(RAY, name="Ray task")`."""
@@ -205,7 +201,7 @@ class Contest:
         entry: Entry,
         verb: str,
         parameters: dict[str, Any],
-        limit: float = 300.0,
+        limit: float = 120.0,
     ) -> dict[str, Any] | None:
         """One measurement of one contestant, kept under `measure`. None if it is out."""
         contestant = next((c for c in self._warm.values() if c.entry.script == entry.script), None)

@@ -28,16 +28,12 @@ QUIET = 0.1
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--rounds", type=int, help="rounds of every measure (7)")
     parser.add_argument("--quick", action="store_true", help="a smoke test; its figures mean nothing")
     parser.add_argument("--write-docs", action="store_true", help="put the results into docs/benchmarks.md")
-    parser.add_argument(
-        "--docs-only", action="store_true", help="measure nothing, put the last results there"
-    )
+    parser.add_argument("--docs-only", action="store_true", help="measure nothing, put the last results there")
     chosen = parser.parse_args()
     unknown = set(chosen.sections) - SECTIONS.keys()
     if unknown:
@@ -63,10 +59,7 @@ def _section(name: str, options: Options, about: dict[str, object]) -> int:
     """Run and print one section; how many of its budgets are missed."""
     section = SECTIONS[name]
     others = report.busy()
-    say(
-        f"{section.TITLE}"
-        + (f" (others use {others:.0%} of the CPU: not a quiet machine)" if others > QUIET else "")
-    )
+    say(f"{section.TITLE}" + (f" (others use {others:.0%} of the CPU: not a quiet machine)" if others > QUIET else ""))
     results = Results()
     began = time.monotonic()
     section.run(options, results)

@@ -12,6 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from setup import HERE
+
+LOGS = HERE / "results" / "logs"
 STOP_LIMIT = 15.0
 
 
@@ -40,6 +43,9 @@ def fresh_server() -> Iterator[None]:
         yield
     finally:
         stop()
+        LOGS.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            shutil.copy(state / "server.log", LOGS / "server.log")  # of the last one: it says why something hung
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

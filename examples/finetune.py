@@ -189,9 +189,7 @@ def generate(prompt: str = "\n", tokens: int = 200) -> str:
             pad_token_id=tokenizer.eos_token_id,
         )
         ids = torch.cat([ids, out[:, window.shape[1] :]], dim=1)
-    text = tokenizer.decode(ids[0])
-    print(text, flush=True)
-    return text
+    return tokenizer.decode(ids[0])
 
 
 # 6. From your terminal: upload the text, train, read what came out.
@@ -218,4 +216,4 @@ def main(data: str = "", model: str = "", steps: int = 2000, prompt: str = ""):
     result = finetune.remote(f"{DATA}/{local.name}", model or None, steps)
     print(json.dumps(result))
     print(f"loss {result['first50']} -> {result['last50']} in {result['seconds']} s; it now writes:\n")
-    generate.remote(prompt or ("\n" if data else "def"))
+    print(generate.remote(prompt or ("\n" if data else "def")))

@@ -24,12 +24,8 @@ def main() -> None:
                 "spawn": lambda n: turns.rate(pipelined, n),
                 "threads": lambda n: turns.threaded_rate(lambda: pool.submit(work.noop, 1).result(), n, 8),
                 "map": lambda n: turns.mapped(tuned_map, n),
-                "payload": lambda size, n: turns.payload(
-                    lambda a: pool.submit(work.total, a).result(), size, n
-                ),
-                "returned": lambda size, n: turns.returned(
-                    lambda s: pool.submit(work.full, s).result(), size, n
-                ),
+                "payload": lambda size, n: turns.payload(lambda a: pool.submit(work.total, a).result(), size, n),
+                "returned": lambda size, n: turns.returned(lambda s: pool.submit(work.full, s).result(), size, n),
             }
         )
 

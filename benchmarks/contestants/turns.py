@@ -53,7 +53,7 @@ def rate(work: Callable[[int], Any], n: int) -> dict[str, Any]:
 
 
 def threaded_rate(call: Callable[[], Any], n: int, threads: int) -> dict[str, Any]:
-    """Calls per second of several threads, each calling one after the other. Connections are made beforehand."""
+    """Calls per second of several threads, each one call at a time. They connect beforehand."""
     warm = threading.Barrier(threads + 1)
 
     def work() -> None:

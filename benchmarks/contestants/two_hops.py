@@ -1,7 +1,7 @@
 """The floor: client → uvloop server → runner → server → client, nothing but frames and pickles.
 
-Three processes, SOCK_SEQPACKET socket pairs, recvmsg in the server, as in Lorry's hot path, but without a call
-table, a journal, leases or time-outs. What `.remote()` costs above this is what Lorry adds.
+Three processes, SOCK_SEQPACKET socket pairs and recvmsg in the server, as in Lorry's hot path, but without
+a call table, journal, leases or time-outs. What `.remote()` costs above this is what Lorry adds.
 """
 
 from __future__ import annotations

@@ -30,10 +30,7 @@ def commands() -> dict[str, Sequence[str | Path]]:
         SCRIPT: [lorry_python(), CONTESTANTS / "hello_lorry.py"],
         "ProcessPoolExecutor": [lorry_python(), CONTESTANTS / "hello_process_pool.py"],
     }
-    if (
-        lorry.exists()
-        and subprocess.run([lorry, "run", "--help"], capture_output=True, check=False).returncode == 0
-    ):
+    if lorry.exists() and subprocess.run([lorry, "run", "--help"], capture_output=True, check=False).returncode == 0:
         found = {CLI: [lorry, "run", CONTESTANTS / "hello_lorry.py"], **found}
     ray = python_of("ray")
     if ray is not None:

@@ -1,8 +1,9 @@
-"""Tiny inputs, x*x + 1: Lorry as written, the pools tuned by an expert, one task per input where that is the way."""
+"""Tiny inputs, x*x + 1: Lorry as written, pools tuned by an expert, Ray and Dask one task per input."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import server
 from figures import Budget
@@ -27,9 +28,7 @@ LARGEST = measure(SIZES[-1])
 BUDGETS = (
     Budget("≥ 1/5 of a tuned Pool.imap", LARGEST, 1 / 5, TUNED_IMAP.name, at_least=True),
     Budget("≥ 2 x joblib's automatic batching", LARGEST, 2, AUTOMATIC.name, at_least=True),
-    Budget(
-        "≥ 300 x Ray, one task per input (at 10,000)", LARGEST, 300, RAY.name, measure(10_000), at_least=True
-    ),
+    Budget("≥ 300 x Ray, one task per input (at 10,000)", LARGEST, 300, RAY.name, measure(10_000), at_least=True),
     Budget(
         "≥ 300 x Dask, one task per input (at 10,000)",
         LARGEST,
@@ -57,8 +56,7 @@ def run(options: Options, results: Results) -> None:
             if n == SIZES[0]:
                 per_input = options.count(n, 500)
                 asked += [(RAY, "map", {"n": per_input}), (DASK, "map", {"n": per_input})]
-            each = lambda n=n, asked=asked: contest.round(measure(n), "/s", asked)  # noqa: E731
-            alternate(options.rounds, each, measure(n))
+            alternate(options.rounds, partial(contest.round, measure(n), "/s", asked), measure(n))
 
 
 def _memory(options: Options, results: Results) -> None:

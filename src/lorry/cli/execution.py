@@ -18,8 +18,7 @@ from typing import Any
 from lorry import config, errors
 from lorry.cli import tracebacks, units
 from lorry.cli.targets import Target
-from lorry.sdk.channel import drive
-from lorry.sdk.display import Display, PlainDisplay, line_buffered, showing
+from lorry.sdk.display import Display, PlainDisplay, line_buffered, note, showing
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -151,16 +150,14 @@ def _run(target: Target, rest: list[str], values: dict[str, Any], options: Optio
         assert app_id is not None
         display.note(f"App {app.name or 'unnamed'} is up: {app_id} ({_objects(target)})")
         try:
-            if options.detach:
-                drive(app._detach())  # now, not at the end: this process may be killed meanwhile
             result = call()
         except KeyboardInterrupt:
-            if not options.detach:
-                display.note("Stopping the app …")
-            raise
-        finally:
+            display.note("Leaving the app …" if options.detach else "Stopping the app …")
             if options.detach:
                 _tell_how_to_go_on(app_id, options)
+            raise
+    if options.detach:
+        _tell_how_to_go_on(app_id, options)
     return result
 
 
@@ -209,7 +206,7 @@ def _detached_call(target: Target, values: dict[str, Any]) -> Callable[[], Any]:
 
     def spawn() -> None:
         call = function.spawn(**arguments)
-        print(f"Started {target.name}: {call.object_id}", file=sys.stderr)
+        note(f"Started {target.name}: {call.object_id}")
 
     return spawn
 
@@ -217,7 +214,7 @@ def _detached_call(target: Target, values: dict[str, Any]) -> Callable[[], Any]:
 def _tell_how_to_go_on(app_id: str, options: Options) -> None:
     """The id alone on stdout, for scripts."""
     if not options.quiet:
-        print(f"The app goes on without this terminal.", file=sys.stderr)
+        print("The app goes on without this terminal.", file=sys.stderr)
         print(f"  follow its logs:  lorry app logs {app_id} -f", file=sys.stderr)
         print(f"  stop it:          lorry app stop {app_id}", file=sys.stderr)
     print(app_id, flush=True)

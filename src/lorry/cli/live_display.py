@@ -107,7 +107,7 @@ class LiveDisplay(PlainDisplay):
         self.half_visible = False
 
     def __enter__(self) -> LiveDisplay:
-        sys.stdout, sys.stderr = Guarded(self, self._out), Guarded(self, self._err)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = Guarded(self, self._out), Guarded(self, self._err)
         self._painter.start()
         return self
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _COMMANDS = {
-    "run": "run:commands",
+    "run": "run_command:commands",
     "deploy": "deploy:commands",
     "app": "apps:commands",
     "ps": "containers:ps_command",
@@ -21,7 +21,7 @@ _COMMANDS = {
     "config": "settings:commands",
     "doctor": "doctor:commands",
 }
-"""Command → module of lorry.cli and the function that makes its typer app."""
+"""Command → module of lorry.cli and its typer app."""
 
 
 def main() -> None:
@@ -89,9 +89,9 @@ def _root() -> Any:
                 return None
             import importlib
 
-            module, _, factory = _COMMANDS[cmd_name].partition(":")
-            made = getattr(importlib.import_module(f"lorry.cli.{module}"), factory)()
-            command = typer.main.get_command(made)
+            module, _, name = _COMMANDS[cmd_name].partition(":")
+            found = getattr(importlib.import_module(f"lorry.cli.{module}"), name)
+            command = typer.main.get_command(found)
             command.name = cmd_name
             return command
 
@@ -106,7 +106,9 @@ def _root() -> Any:
 
     @root.callback()
     def lorry(
-        version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version."),
+        version: bool = typer.Option(
+            False, "--version", callback=show_version, is_eager=True, help="Show the version."
+        ),
     ) -> None:
         """Serverless for AI work, on your own machines."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from lorry.cli.arguments import HelpWanted, Signature, UsageError, signature_of
 from lorry.cli.execution import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, Options, execute
@@ -21,7 +21,7 @@ def fast(words: Sequence[str]) -> int | None:
     given: dict[str, Any] = {}
     is_module = False
     left = list(words)
-    while left and left[0].startswith("-") and left[0] != "-":
+    while left and left[0].startswith("-") and left[0].partition("::")[0] != "-":
         word = left.pop(0)
         if word in _SWITCHES:
             given[_SWITCHES[word]] = True
@@ -106,34 +106,3 @@ def _help(usage: str, target: Target, signature: Signature) -> None:
         print(f"  --{flag.name} {flag.shape or '/ --no-' + flag.name}  ({after})")
     for name, hint in signature.unusable:
         print(f"  {name}: {hint} keeps its default: a flag cannot give it")
-
-
-def commands() -> Any:
-    """The same for typer: help, completion, and errors of usage."""
-    import typer
-
-    app = typer.Typer(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-
-    @app.command(context_settings={"allow_extra_args": True})
-    def run(
-        context: typer.Context,
-        target: Annotated[
-            str, typer.Argument(metavar="FILE[::NAME] [ARGUMENTS]", help="What to run; `-` reads a program from stdin.")
-        ],
-        module: Annotated[bool, typer.Option("-m", "--module", help="FILE is a module: package.module")] = False,
-        detach: Annotated[
-            bool, typer.Option("-d", "--detach", help="Let the app go on when this command ends or is interrupted.")
-        ] = False,
-        quiet: Annotated[
-            bool, typer.Option("-q", "--quiet", help="Show the functions' output and results, nothing else.")
-        ] = False,
-        name: Annotated[str | None, typer.Option("-n", "--name", help="Another name for the app.")] = None,
-    ) -> None:
-        """Run a function or local entrypoint of a file.
-
-        Without ::NAME it is the file's only local entrypoint, else its only function. The function's parameters
-        are flags: `lorry run train.py::fit --epochs 3`; `lorry run train.py::fit --help` shows them."""
-        options = Options(detach=detach, quiet=quiet, name=name)
-        sys.exit(run_target(target, context.args, is_module=module, options=options))
-
-    return app

@@ -97,9 +97,7 @@ def _load_file(path: Path) -> ModuleType:
     name = ".".join(names)
     known = sys.modules.get(names[0])
     if known is not None and not _lies_below(known, folder):
-        raise InvalidError(
-            f"{path.name} has the name of a module that is in use here ({names[0]}): rename the file"
-        )
+        raise InvalidError(f"{path.name} has the name of a module that is in use here ({names[0]}): rename the file")
     sys.path.insert(0, str(folder))
     if len(names) > 1:
         return importlib.import_module(name)

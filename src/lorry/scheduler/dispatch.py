@@ -280,6 +280,10 @@ class Dispatcher:
             # The next input of the batch begins now, and the one that was over its time has ended.
             lease.started, lease.asked = now, None
             queue.wake_at(now + queue.timeout)
+        if not retried:
+            return reported
+        if queue.pending:
+            effects += self._fill(queue, now)
         return sel.subtract(reported, retried)
 
     def _end_lease(self, lease: Lease, now: float, effects: list[Effect]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lorry import __version__, config, errors
-from lorry.sdk import start_server
+from lorry.sdk import display, start_server
 from lorry.sdk.steps import Answer, Ask, Send, Steps
 from lorry.timeouts import CONNECT_POLL, RECONNECT, SERVER_START
 from lorry.wire import identity
@@ -93,6 +94,11 @@ def _silent_server() -> str:
     return f"the Lorry server does not answer. The end of {settings.state_dir}/server.log:\n{tail}"
 
 
+def _parts(version: str) -> tuple[int, ...]:
+    """`0.10.2` as numbers, for comparison; what is no number counts as 0."""
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
+
+
 class Channel:
     """One blocking connection."""
 
@@ -104,6 +110,7 @@ class Channel:
         self.endpoint = Endpoint()
         self._assembler = Assembler()
         self.sock: socket.socket | None = None
+        self.busy = False
         self.server: dict[str, Any] = {}
 
     @property
@@ -122,6 +129,8 @@ class Channel:
                 self.sock.settimeout(max(0.01, deadline - time.monotonic()))
                 try:
                     self.server = self._ask_once("hello", greeting(), None)
+                    if self._replaces(self.server["version"]):
+                        continue
                     self.sock.settimeout(None)
                     return self.sock
                 except (ConnectionError, TimeoutError):  # the worker died before its answer, or keeps dying
@@ -129,6 +138,20 @@ class Channel:
                     if time.monotonic() > deadline:
                         raise errors.ConnectionError(_silent_server()) from None
         return self.sock
+
+    def _replaces(self, theirs: str) -> bool:
+        """An idle server of an older version makes way for ours; a busy one serves us as long as it speaks our
+        protocol. True if it ends now."""
+        if identity.container is not None or not self._may_start or _parts(theirs) >= _parts(__version__):
+            return False
+        try:
+            keeper = self._ask_once("server_stop", {}, None)["keeper"]
+        except errors.Error:
+            return False
+        self.close()
+        while os.path.exists(f"/proc/{keeper}"):
+            time.sleep(CONNECT_POLL)
+        return True
 
     def close(self) -> None:
         if self.sock is not None:
@@ -204,6 +227,9 @@ class Channel:
         for buffers in encode(Kind.REQUEST, number, {"method": method, "params": params}):
             sock.send(buffers)
         while not ended.is_set():
+            self.busy = False
+            select.select([sock], [], [])
+            self.busy = True  # before the frame is taken: see `behind`
             frame = self._receive()
             if frame.number != number:
                 continue
@@ -214,6 +240,11 @@ class Channel:
                 raise_error(body)
             elif frame.kind == Kind.REPLY:
                 ready.set()
+
+    def behind(self) -> bool:
+        """For another thread: something has come for `follow` that its `on_event` has not seen, or not to its end."""
+        sock = self.sock
+        return sock is not None and (bool(select.select([sock], [], [], 0)[0]) or self.busy)
 
     def exchange(self, step: Send) -> Answer:
         """Send a value and wait for its answer; sent again, marked so, if the server was lost meanwhile."""
@@ -231,7 +262,9 @@ class Channel:
                 if frame.call == call and frame.kind in (Kind.RESULT, Kind.CHUNK_ACK):
                     return self._answer(frame)
 
-        return self._retrying(attempt)  # type: ignore[no-any-return]
+        answer: Answer = self._retrying(attempt)
+        display.show_first()
+        return answer
 
     def _receive(self) -> Frame:
         assert self.sock is not None

@@ -13,9 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from lorry.timeouts import CONNECT_POLL, RECONNECT
+
+if TYPE_CHECKING:
+    from lorry.sdk.channel import Channel
 
 LAST_LINE = 10.0
 """Seconds without a line after which the end of an app's log is not waited for any longer. Only a server that
@@ -169,6 +172,17 @@ def enable_output(show_progress: bool = True) -> Iterator[None]:
         yield
 
 
+CATCH_UP = 0.02
+"""Seconds that a result waits for the output that was sent before it. A screen that is slower is not waited for."""
+_followers: list[LogFollower] = []
+
+
+def show_first() -> None:
+    """A result is here: what its function printed was sent before it, and is shown before it."""
+    for follower in _followers:
+        follower.catch_up()
+
+
 class LogFollower:
     """The one thread behind `enable_output`: passes what an app prints to the display.
 
@@ -181,17 +195,31 @@ class LogFollower:
         self._shown = 0
         self._position = 0
         self._writing = False
+        self._slow = False
+        self._channel: Channel | None = None
         self._thread = threading.Thread(target=self._follow, name="lorry-output", daemon=True)
         self._ended = threading.Event()
         self._ready = threading.Event()
         self._thread.start()
         self._ready.wait(timeout=5.0)
+        _followers.append(self)
+
+    def catch_up(self) -> None:
+        """Wait until nothing that has come is unseen; not again as long as that takes longer than CATCH_UP."""
+        channel = self._channel
+        if channel is None or not channel.behind():
+            self._slow = False
+            return
+        deadline = time.monotonic() + CATCH_UP
+        while not self._slow and channel.behind():
+            time.sleep(0.0002)
+            self._slow = time.monotonic() > deadline
 
     def _follow(self) -> None:
         from lorry import errors
         from lorry.sdk.channel import Channel
 
-        channel = Channel(may_start=False)
+        channel = self._channel = Channel(may_start=False)
         deadline = None
         while not self._ended.is_set():
             self._position = 0
@@ -208,6 +236,7 @@ class LogFollower:
                 self._ended.wait(CONNECT_POLL)
             except errors.Error:
                 break
+        self._channel = None
         self._ready.set()
         channel.close()
 
@@ -228,6 +257,7 @@ class LogFollower:
     def close(self) -> None:
         """Waits for the last line: the server ends the log when the app's containers are gone. A reader that
         does not read is waited for, as it is by any program that prints."""
+        _followers.remove(self)
         before = -1
         while self._thread.is_alive() and (self._shown != before or self._writing):
             before = self._shown

@@ -23,7 +23,8 @@ from lorry.wire.codec import from_json, from_plain, to_json, to_plain
 
 INNER_METHODS = frozenset(
     {"function_lookup", "bind", "map_open", "map_attach", "map_close", "call_result", "call_cancel"}
-    | {"call_info", "call_graph", "volume_lookup", "volume_sync"}
+    | {"call_info", "call_graph"}
+    | {"volume_create", "volume_lookup", "volume_listdir", "volume_read", "volume_remove", "volume_sync"}
 )
 """What code inside a container may ask for: calls, and the objects that its function declares."""
 

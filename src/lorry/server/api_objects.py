@@ -97,9 +97,11 @@ class ObjectApi:
 
     # Volumes
 
-    async def volume_create(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+    async def volume_create(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{name or null, or_get} → {volume_id}"""
         name = params.get("name")
+        if session.container is not None:  # inside, a handle finds what its function declares, and makes nothing
+            return await self.volume_lookup(session, params, _number)
         if name is not None and params.get("or_get"):
             try:
                 return {"volume_id": self._store.volume(name=name).volume_id}
@@ -116,8 +118,9 @@ class ObjectApi:
             return {"volume_id": self._store.volume(name=name).volume_id}
         return {"volume_id": record.volume_id}
 
-    async def volume_lookup(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+    async def volume_lookup(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         record = self._store.volume(name=params.get("name"), volume_id=params.get("volume_id"))
+        _check_declared(session, record.volume_id)
         return dataclasses.asdict(record)
 
     async def volume_list(self, _session: Session, _params: dict[str, Any], _number: int) -> Any:
@@ -132,8 +135,9 @@ class ObjectApi:
         await asyncio.to_thread(self._provision.volumes.delete, params["volume_id"])
         return {}
 
-    async def volume_listdir(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+    async def volume_listdir(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{volume_id, path, recursive} → {entries: [{path, type, size, mtime}]}"""
+        _check_declared(session, params["volume_id"])
         entries = await asyncio.to_thread(
             lambda: list(
                 self._provision.volumes.listdir(params["volume_id"], params["path"], params.get("recursive", False))
@@ -141,8 +145,9 @@ class ObjectApi:
         )
         return {"entries": [dataclasses.asdict(entry) for entry in entries]}
 
-    async def volume_read(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+    async def volume_read(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{volume_id, path, offset} → {data (base64), end}: at most 1 MiB at a time."""
+        _check_declared(session, params["volume_id"])
         data = await asyncio.to_thread(
             self._provision.volumes.read, params["volume_id"], params["path"], params["offset"], MAX_READ
         )
@@ -174,7 +179,8 @@ class ObjectApi:
             f"{params['path']} exists in the volume already; batch_upload(force=True) replaces files"
         )
 
-    async def volume_remove(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+    async def volume_remove(self, session: Session, params: dict[str, Any], _number: int) -> Any:
+        _check_declared(session, params["volume_id"], writes=True)
         await asyncio.to_thread(
             self._provision.volumes.remove, params["volume_id"], params["path"], params.get("recursive", False)
         )
@@ -246,6 +252,16 @@ class ObjectApi:
         record = self._store.secret(name=params["name"])
         await self._store.delete_secret(record.secret_id)
         return {}
+
+
+def _check_declared(session: Session, volume_id: str, *, writes: bool = False) -> None:
+    """Code in a container reaches the volumes that its function mounts, and no others (promise 5)."""
+    if session.container is None:
+        return
+    for mount in session.container.spec.volumes:
+        if mount.volume_id == volume_id and not (writes and mount.read_only):
+            return
+    raise errors.NotFoundError("this function does not mount that volume, or only for reading: see volumes=")
 
 
 def _content_id(name: str | None, values: dict[str, str]) -> bytes:

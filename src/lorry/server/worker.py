@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -239,6 +240,9 @@ def main() -> int:
     settings = resolve()
     listeners = [socket.socket(fileno=int(number)) for number in os.environ.pop("LORRY_LISTEN").split(",")]
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # One descriptor per connection, per output of a container and per large payload under way: take what there is.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.umask(0o022)
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:

@@ -97,7 +97,7 @@ class Facts:
         made = self.inputs[place]
         if made.life == life:
             raise Broken(f"{name(place)} was delivered twice, now as {status.name}")
-        if made.outcome is not None:
+        if made.outcome is not None and (made.outcome, status) != (Status.CANCELLED, Status.CANCELLED):
             raise Broken(f"{name(place)} had an outcome ({made.outcome.name}) and got another one ({status.name})")
         made.life = life
         problem = self._problem(made, status)
