@@ -4,8 +4,6 @@
     lorry run examples/hello.py --name Ada
 """
 
-import os
-
 import lorry
 
 app = lorry.App("hello")
@@ -13,11 +11,11 @@ app = lorry.App("hello")
 
 @app.function()
 def greet(name: str) -> str:
-    print(f"process {os.getpid()} in the container, files here: {os.listdir()}")
-    return f"hello, {name}"
+    place = "your machine's own Python" if lorry.is_local() else "a container"
+    return f"hello, {name}, from {place}"
 
 
 @app.local_entrypoint()
 def main(name: str = "world"):
-    print(greet.local(name), "(from this process)")  # the same code, here
-    print(greet.remote(name), "(from a container)")
+    print(greet.local(name))  # the same code, in this process
+    print(greet.remote(name))  # and in a container

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import time
 from collections.abc import Sequence
@@ -33,7 +32,3 @@ def wall(command: Sequence[str | Path], expect: str = "") -> float:
         tail = (ended.stderr.strip() or ended.stdout.strip() or "no output").splitlines()[-1]
         raise OutError(f"exit code {ended.returncode}: {tail}")
     return seconds * 1e3
-
-
-def median_wall(command: Sequence[str | Path], times: int) -> float:
-    return statistics.median(wall(command) for _ in range(times))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+
 from figures import Budget
 from rounds import LORRY, OutError, Results, alternate, say
 from setup import python_of
 
-from sections.commands import median_wall
+from sections.commands import wall
 from sections.options import Options
 
 TITLE = "Import"
@@ -35,15 +37,19 @@ def run(options: Options, results: Results) -> None:
         for name, (environment, module) in list(modules.items()):
             python = str(python_of(environment))
             try:
-                empty = median_wall([python, "-c", "pass"], options.count(5, 1))
-                whole = median_wall([python, "-c", f"import {module}"], options.count(5, 1))
+                pairs = [
+                    (wall([python, "-c", "pass"]), wall([python, "-c", f"import {module}"]))
+                    for _ in range(options.count(5, 1))
+                ]
             except OutError as reason:
                 results.out.append(f"{name} in import: {reason}")
                 say(f"  ! {name}: {reason}")
                 del modules[name]
                 continue
-            results.of(EMPTY, name, "ms").add(turn, {"value": empty})
-            results.of(IMPORT, name, "ms").add(turn, {"value": whole - empty})
+            results.of(EMPTY, name, "ms").add(turn, {"value": statistics.median(empty for empty, _ in pairs)})
+            results.of(IMPORT, name, "ms").add(
+                turn, {"value": statistics.median(whole - empty for empty, whole in pairs)}
+            )
 
     each()  # byte code is compiled and the page cache is warm after this
     results.series.pop(EMPTY, None)

@@ -117,21 +117,7 @@ def test_a_missing_file_is_one_line(lorry: Terminal) -> None:
 
 
 def test_flags_have_the_types_of_the_parameters(lorry: Terminal) -> None:
-    words = [
-        "--learning-rate",
-        "1e-3",
-        "--epochs",
-        "-2",
-        "--no-shuffle",
-        "--mode",
-        "slow",
-        "--since",
-        "2026-01-02",
-        "--limit",
-        "5",
-        "--folder",
-        "/a",
-    ]
+    line = "--learning-rate 1e-3 --epochs -2 --no-shuffle --mode slow --since 2026-01-02 --limit 5 --folder /a"
     done = lorry("run", "-q", "typed.py::main", *line.split(), "--name", "--dashes")
     assert done.stdout == (
         "(0.001, -2, '--dashes', False, 'slow', datetime.datetime(2026, 1, 2, 0, 0), 5, PosixPath('/a'))\n"
@@ -215,6 +201,10 @@ def test_a_reader_that_leaves_ends_the_run_quietly(lorry: Terminal) -> None:
 def test_no_line_is_lost(lorry: Terminal) -> None:
     done = lorry("run", "-q", "waits.py::lines", "--n", "30000")
     assert done.stdout.splitlines() == [f"line {i}" for i in range(30_000)]
+
+
+def test_lines_that_end_as_on_windows_are_lines(lorry: Terminal) -> None:
+    assert lorry("run", "-q", "waits.py::windows_lines").stdout == "one\ntwo\n"
 
 
 def test_ctrl_c_stops_the_app_and_its_containers(lorry: Terminal) -> None:

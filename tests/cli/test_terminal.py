@@ -57,6 +57,27 @@ def test_a_dumb_terminal_gets_plain_lines(lorry: Terminal) -> None:
     assert "\x1b" not in terminal.before
 
 
+def test_a_map_over_a_list_shows_its_total_from_the_start(lorry: Terminal) -> None:
+    terminal = lorry.typed("run", "waits.py", "--n", "60")
+    terminal.expect(r"item [━─]+ \d+/60 ")
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 130
+
+
+def test_a_second_ctrl_c_is_patient_and_a_third_ends_the_command(lorry: Terminal) -> None:
+    terminal = lorry.typed("run", "waits.py::Slow.work")
+    terminal.expect("it works")
+    terminal.sendintr()
+    terminal.expect("Stopping the app")
+    terminal.sendintr()
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 130
+
+
 def test_a_bar_fits_its_columns() -> None:
     assert bar_text("f", 50, 100, 10.0, 60) == "f " + "━" * 20 + "─" * 20 + " 50/100 0:10 left"
     assert len(bar_text("f", 50, 100, 10.0, 40)) <= 40

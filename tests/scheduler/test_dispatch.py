@@ -41,7 +41,9 @@ def call(number: int = 1, **fields: object) -> Work:
 
 
 def chunk(count: int, number: int = 1, *, chunk: int = 0, again: bool = False) -> Work:
-    return call(number, chunk=chunk, indices=((0, count),), count=count, total=count, journaled=True, batch=True, again=again)
+    return call(
+        number, chunk=chunk, indices=((0, count),), count=count, total=count, journaled=True, batch=True, again=again
+    )
 
 
 def sends(effects: Iterable[Effect] | None) -> list[Send]:
@@ -58,7 +60,12 @@ def ready(d: Dispatcher, name: str = "a", capacity: int = 1, now: float = 0.0, l
 
 
 def ends(
-    d: Dispatcher, send: Send, status: Status = Status.OK, indices: Selection | None = None, now: float = 0.0, last: bool = True
+    d: Dispatcher,
+    send: Send,
+    status: Status = Status.OK,
+    indices: Selection | None = None,
+    now: float = 0.0,
+    last: bool = True,
 ) -> Verdict:
     return d.result(send.container, send.lease, indices, status, last, now)
 
@@ -663,4 +670,5 @@ def test_held_inputs_are_not_failed_by_a_start_that_failed() -> None:
     d = dispatcher()
     d.expect(F, "old")
     d.submit(chunk(1, again=True), 0.0)
+    d.submit(call(2), 0.0)
     assert d.fail_waiting(F, Status.PLATFORM, "the import raised") == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import os
@@ -190,6 +189,8 @@ def _remote(target: Target, values: dict[str, Any]) -> tuple[Any, dict[str, Any]
 def _local(raw: Callable[..., Any], rest: list[str], values: dict[str, Any]) -> Any:
     result = raw(*rest, **values)
     if inspect.iscoroutine(result):
+        import asyncio  # 25 ms that most runs do not need
+
         return asyncio.run(result)
     return _print_each(result) if inspect.isgenerator(result) else result
 

@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
 
 def clock(seconds: float) -> str:
     """`0:05`, `12:34`, `3:04:05`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
+    minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 

@@ -109,6 +109,7 @@ def _summary(requirements: str) -> str:
 
 def _local_paths(install: PipInstall, written: str) -> tuple[str, ...]:
     found = [local_path(place) for place in install.find_links]
-    found += [local_path(url, index=True) for url in (install.index_url or "", *install.extra_index_urls)]
+    indexes = [url for url in (install.index_url, *install.extra_index_urls) if url]
+    found += [local_path(url, index=True) for url in indexes]
     found += [unquote(url) or plain for url, plain in _LOCAL_FILE.findall(written)]
     return tuple(sorted({path for path in found if path and path.startswith("/")}))

@@ -185,7 +185,10 @@ class AsyncRunner:
             job.thread = threading.get_ident()
             try:
                 return context.run(call)
+            except StopIteration as stop:  # cannot pass through a future: nobody would ever hear of it
+                raise RuntimeError(f"the function raised StopIteration: {stop.value!r}") from stop
             finally:
+                self._link.end_fork()
                 job.thread = None
 
         return await self.loop.run_in_executor(self._threads, run)
@@ -233,6 +236,7 @@ class AsyncRunner:
     def _reply(
         self, job: Running, status: Status, payload: Payload, flags: int, selection: Selection = ()
     ) -> None:
+        self._link.end_fork()
         if output.flush():
             flags |= Flag.OUTPUT
         self._link.release_unused()

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from lorry.runtime import output
 from lorry.timeouts import CONNECT_POLL, RECONNECT
 from lorry.wire.control import Assembler, encode, raise_error
 from lorry.wire.endpoint import Endpoint, Frame, Message, receive, send
@@ -38,6 +39,19 @@ class Link:
         self.endpoint = Endpoint()
         self.sock = socket.socket()
         self.sock.close()
+        self.forked = False
+        """This process is a fork that user code made: the connection and the inputs are its parent's."""
+        os.register_at_fork(after_in_child=self._disown)
+
+    def _disown(self) -> None:
+        self.forked = True
+        self.sock.close()
+
+    def end_fork(self) -> None:
+        """In a fork that came back out of the user's function: its work is done, the parent answers."""
+        if self.forked:
+            output.flush()
+            os._exit(0)
 
     def connect(self) -> dict[str, Any]:
         """Connect and say who we are; waits up to RECONNECT seconds for a server, then ends the process."""

@@ -148,6 +148,8 @@ class SyncRunner:
     def _reply(
         self, status: Status, payload: Payload, seconds: float, flags: int, count: int = 1, selection: Selection = ()
     ) -> None:
+        if self._link.forked:
+            self._link.end_fork()
         if output.flush():
             flags |= Flag.OUTPUT
         if faults.armed:

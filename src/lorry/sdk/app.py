@@ -346,7 +346,7 @@ class App:
             image=images[id(image)],
             mounts=mounts,
             secrets=(*app_secrets, *own_secrets),
-            source=manifest,
+            source=manifest if given.get("include_source", True) else "",
         )
 
     def _attach(self, app_id: str | None, numbers: dict[str, int], specs: dict[str, FunctionSpec]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from lorry import errors
 from lorry.ids import call_bytes, call_name
 from lorry.sdk.results import value_of
-from lorry.sdk.steps import Answer, Ask, Steps, twin
+from lorry.sdk.steps import Answer, Ask, BoundTwin, Steps, twin
 from lorry.wire.frames import Flag, unpack_selection
 
 
@@ -93,10 +93,18 @@ class FunctionCall:
 
     get_call_graph = twin(_get_call_graph)
 
-    @staticmethod
-    def gather(*calls: FunctionCall) -> list[Any]:
-        """The results of several calls, in order; the first exception is raised."""
-        return [call.get() for call in calls]
+    gather: ClassVar[BoundTwin[..., list[Any]]]
+    """`gather(*calls)`: the results of several calls, in order; the first exception is raised."""
+
+
+def _gather(*calls: FunctionCall) -> Steps[list[Any]]:
+    values = []
+    for call in calls:
+        values.append((yield from call._get()))
+    return values
+
+
+FunctionCall.gather = BoundTwin(_gather)
 
 
 def _pick(answer: Answer, index: int) -> Any:

@@ -99,6 +99,16 @@ def _parts(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
 
 
+def readable(sock: socket.socket, seconds: float | None) -> bool:
+    """Whether something has come within so many seconds (None: wait for it). False for a closed socket."""
+    poll = select.poll()
+    try:
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
+    except (OSError, ValueError):
+        return False
+
+
 class Channel:
     """One blocking connection."""
 
@@ -228,7 +238,7 @@ class Channel:
             sock.send(buffers)
         while not ended.is_set():
             self.busy = False
-            select.select([sock], [], [])
+            readable(sock, None)
             self.busy = True  # before the frame is taken: see `behind`
             frame = self._receive()
             if frame.number != number:
@@ -244,7 +254,7 @@ class Channel:
     def behind(self) -> bool:
         """For another thread: something has come for `follow` that its `on_event` has not seen, or not to its end."""
         sock = self.sock
-        return sock is not None and (bool(select.select([sock], [], [], 0)[0]) or self.busy)
+        return sock is not None and (readable(sock, 0) or self.busy)
 
     def exchange(self, step: Send) -> Answer:
         """Send a value and wait for its answer; sent again, marked so, if the server was lost meanwhile."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from lorry import errors
@@ -48,6 +48,12 @@ def zipped(iterables: tuple[Iterable[Any], ...], starred: bool) -> tuple[Iterato
     return zip(*iterables, strict=False), True
 
 
+def _known_length(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    """Of the shortest, if all have a length."""
+    lengths = [len(each) for each in iterables if isinstance(each, Sized)]
+    return min(lengths) if len(lengths) == len(iterables) else None
+
+
 class Mapper:
     """What `f.map` is: call it, or its `.aio`."""
 
@@ -65,6 +71,7 @@ class Mapper:
         inputs, starred = zipped(iterables, self._starred)
         _refuse_generators(self._function)
         run = SyncMap(self._function, inputs, kwargs or {}, starred, order_outputs)
+        run.expected = _known_length(iterables)
         return run.outputs(return_exceptions)
 
     def aio(
@@ -107,6 +114,8 @@ class SyncMap:
         """What the input iterator raised; raised at its place, after the outputs before it."""
         self._requests = itertools.count(1_000_000)
         self._progress = display.progress(function._tag)
+        self.expected: int | None = None
+        """How many inputs there will be, where their iterables tell; for the progress bar."""
 
     # The caller's thread
 
@@ -181,7 +190,8 @@ class SyncMap:
         header = pack(Kind.RESULT_ACK, number=frame.number, call=frame.call)
         self._send_quietly([Message([header, pack_selection(covered)], [])])
         self._channel.release_unused()
-        self._progress.update(self._state.finished, self._state.sent if self._state.exhausted else None)
+        total = self._state.sent if self._state.exhausted else self.expected
+        self._progress.update(self._state.finished, total)
 
     def _acknowledged(self, frame: Frame) -> None:
         if frame.status:

@@ -38,6 +38,10 @@ LATER = {
     "limits": "no profile is applied yet",
     "experimental_options": "they have no effect here",
     "proxy": "it has no effect here",
+    "ephemeral_disk": "scratch space is limited only by the disk for now",
+    "priority": "inputs are served in their order for now",
+    "region": "everything runs on the server's own machine",
+    "cloud": "everything runs on the server's own machine",
 }
 NOT_CLS = frozenset({"schedule", "name", "is_generator"})
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

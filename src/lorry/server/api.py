@@ -120,15 +120,19 @@ class CallApi:
             raise errors.NotFoundError(f"no deployed app {name!r}; deploy it with `lorry deploy`")
         return record.app_id
 
-    async def bind(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+    async def bind(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{number, changes: {field: value}} → {number}: the same function with parameters or other options."""
         base = self._store.function(params["number"])
+        _check_bind(session, base.app_id, params["changes"])
         app = self._apps.record(base.app_id)
         plain = to_plain(from_json(FunctionSpec, base.spec))
         unknown = params["changes"].keys() - plain.keys()
         if unknown:
             raise errors.InvalidError(f"a function has no option {sorted(unknown)[0]!r}")
-        spec = from_plain(FunctionSpec, {**plain, **params["changes"]})
+        try:
+            spec = from_plain(FunctionSpec, {**plain, **params["changes"]})
+        except (TypeError, ValueError, AttributeError) as wrong:
+            raise errors.InvalidError(f"these options do not fit: {wrong}") from wrong
         return {"number": await self._apps.add_function(app, spec, to_json(spec))}
 
     # Calls
@@ -206,6 +210,24 @@ class CallApi:
             self._switch.submit(_recovered(call, chunk, inputs, done, dict(attempts)), None)
             count += inputs
         return count
+
+
+def _check_bind(session: Session, app_id: str, changes: dict[str, Any]) -> None:
+    """Code in a container must not give itself, through another function's variant, what its own function does not
+    declare (promise 5): code, image, other volumes and secrets, or another app's environment."""
+    if session.container is None:
+        return
+    own = session.container.spec
+    allowed = {"parameters", "resources", "scaling", "retries", "timeout", "startup_timeout"}
+    if app_id == session.container.app_id:
+        allowed.add("env")
+    if set(changes.get("secret_ids", ())) <= set(own.secret_ids):
+        allowed.add("secret_ids")
+    if all(mount in to_plain(own.volumes) for mount in changes.get("volumes", ())):
+        allowed.add("volumes")
+    for name in changes:
+        if name not in allowed:
+            raise errors.InvalidError(f"code in a container may not change {name!r} of a function beyond its own")
 
 
 def _recovered(call: CallRecord, chunk: int, inputs: int, done: Any, attempts: dict[int, int]) -> Work:

@@ -7,7 +7,6 @@ import base64
 import dataclasses
 import hashlib
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +205,7 @@ class ObjectApi:
 
     async def volume_sync(self, _session: Session, _params: dict[str, Any], _number: int) -> Any:
         """commit and reload: on one machine every container sees the same folder, so only the disk is told."""
-        return {"at": time.time()}
+        return {"at": self._clock.wall()}
 
     # Secrets
 

@@ -18,7 +18,7 @@ PACKAGE = Path(lorry.__file__).parent
 INNER_LIBRARY = "/opt/lorry"
 INNER_SOCKET = "/run/lorry/s"
 HOME = "/root"
-PIDS_LIMIT = 32_768
+MOST_PIDS = 32_768
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -58,7 +58,7 @@ def sandbox_spec(parts: Ingredients, settings: Settings, library: Path, isolated
         mounts=tuple(_mounts(parts, settings)) if isolated else _demanded(parts),
         cwd=spec.image.workdir or (HOME if isolated else str(parts.source)),
         memory_limit=spec.resources.memory_limit,
-        pids_limit=PIDS_LIMIT if isolated else None,
+        pids_limit=pids_limit() if isolated else None,
         cpu_shares=spec.resources.cpu,
         cpu_limit=spec.resources.cpu_limit,
         gpus=parts.reservation.gpu_indices,
@@ -93,6 +93,15 @@ def environment(parts: Ingredients, settings: Settings, isolated: bool) -> dict[
         LORRY_SOURCE=HOME if isolated else str(parts.source),
     )
     return values
+
+
+def pids_limit() -> int:
+    """Processes and threads of one container: never more than a quarter of what the machine can number, so that a
+    fork bomb leaves room for the others (proc(5), /proc/sys/kernel/pid_max)."""
+    try:
+        return min(MOST_PIDS, int(Path("/proc/sys/kernel/pid_max").read_text()) // 4)
+    except (OSError, ValueError):
+        return MOST_PIDS
 
 
 def thread_count(spec: FunctionSpec, cores: float) -> int:

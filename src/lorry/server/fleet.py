@@ -180,10 +180,7 @@ class Fleet:
 
     def hello(self, peer: Peer, parameters: dict[str, Any]) -> dict[str, Any]:
         """A container says who it is. Raises InvalidError for a wrong id or token."""
-        container = self.containers.get(parameters.get("container_id", ""))
-        token = str(parameters.get("token", ""))
-        if container is None or not hmac.compare_digest(container.token, token):
-            raise errors.InvalidError("no such container, or a wrong token")
+        container = self.identify(parameters)
         if container.peer is not None:
             container.peer.close()
         container.peer = peer
@@ -192,6 +189,14 @@ class Fleet:
         if container.state is ContainerState.LOST_CONTACT:
             self._adopt(container, parameters.get("running", []), bool(parameters.get("booted", True)))
         return {"spec": to_plain(container.spec)}
+
+    def identify(self, parameters: dict[str, Any]) -> Container:
+        """The container whose id and token these are. InvalidError if there is none."""
+        container = self.containers.get(str(parameters.get("container_id", "")))
+        token = str(parameters.get("token", "")).encode(errors="replace")
+        if container is None or not hmac.compare_digest(container.token.encode(), token):
+            raise errors.InvalidError("no such container, or a wrong token")
+        return container
 
     def ready(self, container: Container) -> None:
         """Imports and enter hooks are done."""

@@ -7,7 +7,7 @@ id and token, and gives either the container's own link or a client's with the r
 from __future__ import annotations
 
 import asyncio
-import hmac
+import contextlib
 import json
 import os
 import socket
@@ -23,9 +23,17 @@ from lorry.server.fleet import Fleet
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
 from lorry.server.parcels import Broker, Parcel
-from lorry.server.peers import Header, Peer
+from lorry.server.peers import Header, Peer, close_all
 from lorry.server.switch import Switch
-from lorry.wire.frames import PROTOCOL_VERSION, Flag, Kind, pack, unpack_selection
+from lorry.wire.control import MAX_MESSAGE
+from lorry.wire.frames import MAX_FRAME, PROTOCOL_VERSION, Flag, Kind, pack, unpack_selection
+
+MAX_HELLO = 4 * MAX_FRAME
+"""Bytes that a connection may send before it is somebody."""
+MAX_INNER = 4 << 20
+"""Bytes of a control message of code in a container: it uploads nothing."""
+_PAYLOADS = frozenset((Kind.CALL, Kind.CHUNK, Kind.SPAWN, Kind.RESULT))
+"""Frames that may carry descriptors; from others they are closed at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,10 +72,14 @@ class Frontend:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.peers: set[Peer] = set()
+        self.on_gone: Callable[[Session], None] = lambda _session: None
+        """A client's connection ended."""
         self.accepting = True
 
     def connected(self, sock: socket.socket, inner: bool) -> None:
-        self.peers.add(Peer(sock, self._loop, self._inner_stranger if inner else self._stranger, self._closed))
+        peer = Peer(sock, self._loop, self._inner_stranger if inner else self._stranger, self._closed)
+        peer.assembler.limit = MAX_HELLO
+        self.peers.add(peer)
 
     def clients(self) -> int:
         """Connections of clients outside containers."""
@@ -83,6 +95,7 @@ class Frontend:
             self._switch.client_gone(peer)
             self._journal.unsubscribe(peer)
             self._logs.unfollow(peer)
+            self.on_gone(identity)
 
     # Hello
 
@@ -93,8 +106,7 @@ class Frontend:
         self._greet(peer, header, body, descriptors, inner=True)
 
     def _greet(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int], inner: bool) -> None:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        close_all(descriptors)
         try:
             message = peer.assembler.feed(header[0], header[1], header[4], body)
             if message is None:
@@ -102,13 +114,15 @@ class Frontend:
             parameters = message["params"]
             if header[0] != Kind.REQUEST or message["method"] != "hello" or not isinstance(parameters, dict):
                 raise ValueError("not a hello")
+            answer = self._hello(peer, parameters, inner)
+        except errors.Error as refused:
+            peer.reply_error(header[4], refused)
+            return
         except (ValueError, TypeError, KeyError):
             peer.close()
             return
-        try:
-            peer.reply(header[4], self._hello(peer, parameters, inner))
-        except errors.Error as refused:
-            peer.reply_error(header[4], refused)
+        peer.assembler.limit = MAX_INNER if inner else MAX_MESSAGE
+        peer.reply(header[4], answer)
 
     def _hello(self, peer: Peer, parameters: dict[str, Any], inner: bool) -> dict[str, Any]:
         if parameters.get("protocol") != PROTOCOL_VERSION:
@@ -121,13 +135,10 @@ class Frontend:
             peer.identity = Session(peer, peer.pid)
             peer._handler = self._from_client
         elif parameters.get("role") == "container":
-            peer._handler = self._from_container
             greeting |= self._fleet.hello(peer, parameters)
+            peer._handler = self._from_container
         else:
-            container = self._fleet.containers.get(str(parameters.get("container_id", "")))
-            token = str(parameters.get("token", ""))
-            if container is None or not hmac.compare_digest(container.token, token):
-                raise errors.InvalidError("no such container, or a wrong token")
+            container = self._fleet.identify(parameters)
             if container.spec.restrict_access:
                 raise errors.InvalidError("this function was declared with restrict_access=True: it may call nothing")
             peer.identity = Session(peer, peer.pid, container)
@@ -139,6 +150,8 @@ class Frontend:
 
     def _from_client(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int]) -> None:
         kind = header[0]
+        if descriptors and kind not in _PAYLOADS:
+            close_all(descriptors)
         try:
             if kind == Kind.CALL:
                 self._switch.call(peer, header, body, descriptors)
@@ -150,7 +163,7 @@ class Frontend:
                 self._run(self._accept(peer, header, parcel, accept))
             elif kind == Kind.RESULT_ACK:
                 selection, _ = unpack_selection(memoryview(body))
-                self._run(self._journal.acknowledge(header[6], header[4], selection))
+                self._run(_quietly(self._journal.acknowledge(header[6], header[4], selection)))
             elif kind == Kind.CREDIT:
                 self._switch.credit(header)
             elif kind == Kind.RELEASE:
@@ -168,8 +181,9 @@ class Frontend:
         self._broker.hold(parcel, header)
         try:
             work = await accept(peer.identity, header, parcel)
-        except errors.Error as refused:
-            body = json.dumps({"error": type(refused).__name__, "message": str(refused)}).encode()
+        except Exception as refused:
+            name = type(refused).__name__ if isinstance(refused, errors.Error) else "InternalError"
+            body = json.dumps({"error": name, "message": str(refused)}).encode()
             peer.send([pack(Kind.CHUNK_ACK, status=1, number=chunk, call=call), body])
             return
         finally:
@@ -230,6 +244,8 @@ class Frontend:
     def _from_container(self, peer: Peer, header: Header, body: bytes, descriptors: Sequence[int]) -> None:
         kind = header[0]
         container: Container = peer.identity
+        if descriptors and kind not in _PAYLOADS:
+            close_all(descriptors)
         try:
             if kind == Kind.RESULT:
                 if header[1] & Flag.OUTPUT and container.pump is not None:
@@ -246,7 +262,7 @@ class Frontend:
                 self._switch.progress(container.container_id, header[5], header[7] / 1e6)
             else:
                 peer.close()
-        except (ValueError, errors.InvalidError):
+        except (ValueError, TypeError, KeyError, AttributeError, errors.InvalidError):
             self._fleet.kill(container.container_id, "it sent a malformed frame")
             peer.close()
 
@@ -260,9 +276,15 @@ class Frontend:
         elif message.get("method") == "boot_failed":
             if container.pump is not None:
                 container.pump.drain()
-            self._fleet.boot_failed(container, message["params"]["failure"])
+            self._fleet.boot_failed(container, str(message["params"]["failure"]))
 
     def _run(self, work: Any) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _quietly(write: Awaitable[Any]) -> None:
+    """An acknowledgement that is lost only keeps a result a little longer."""
+    with contextlib.suppress(errors.Error):
+        await write

@@ -25,6 +25,8 @@ READ_BUDGET = 16 * READ_SIZE
 """Bytes of one stream per PERIOD. A container that prints without end is slowed to 20 MiB/s by its own pipe and
 leaves the loop to the others."""
 PERIOD = 0.05
+MAX_BEHIND = 256
+"""Frames of 64 KiB that may wait for a follower."""
 MARK = "\x1e"
 
 
@@ -36,6 +38,8 @@ class LogStore:
         self._limit = limit_mib << 20
         self._files: dict[str, Any] = {}
         self._subscribers: dict[str, list[tuple[Peer, int]]] = {}
+        self._skipped: dict[Peer, int] = {}
+        """Lines that a follower was not sent."""
         self._lost = False
 
     def append(self, app_id: str, container: str, call: str, stream: int, lines: list[str]) -> None:
@@ -47,7 +51,19 @@ class LogStore:
         except OSError:
             self._lost = True
         for peer, number in self._subscribers.get(app_id, ()):
-            peer.event(number, {"lines": rows})
+            self._show(peer, number, rows)
+
+    def _show(self, peer: Peer, number: int, rows: list[dict[str, Any]]) -> None:
+        """A follower that does not keep up skips lines and is told how many; the file has them."""
+        skipped = self._skipped.get(peer, 0)
+        if peer.backlog > MAX_BEHIND:
+            self._skipped[peer] = skipped + len(rows)
+            return
+        if skipped:
+            del self._skipped[peer]
+            text = f"[lorry: {skipped} lines were not shown here, because they came faster than they were read]"
+            rows = [{**rows[0], "k": "", "s": 2, "x": text}, *rows]
+        peer.event(number, {"lines": rows})
 
     def _write(self, app_id: str, text: str) -> None:
         file = self._files.get(app_id)
@@ -72,6 +88,7 @@ class LogStore:
         self._subscribers.setdefault(app_id, []).append((peer, number))
 
     def unfollow(self, peer: Peer) -> None:
+        self._skipped.pop(peer, None)
         for app_id, followers in list(self._subscribers.items()):
             left = [follower for follower in followers if follower[0] is not peer]
             if left:
@@ -124,7 +141,8 @@ class LineAssembler:
 
     def feed(self, data: bytes, final: bool = False) -> list[str]:
         text = self._rest + self._decoder.decode(data, final)
-        *lines, self._rest = text.split("\n")
+        *whole, self._rest = text.split("\n")
+        lines = [line.removesuffix("\r") for line in whole]  # a final \r marks a bar that is being drawn
         if len(self._rest) > MAX_LINE or (final and self._rest):
             lines.append(self._rest)
             self._rest = ""

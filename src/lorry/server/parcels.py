@@ -7,7 +7,9 @@ its owner gets RELEASE and writes the next one over it.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lorry.errors import InvalidError
-from lorry.server.peers import Header, Peer
+from lorry.server.peers import Header, Peer, close_all
 from lorry.wire.frames import HEADER, Flag, Kind, pack, renumber_reference, unpack_reference
 from lorry.wire.segments import offsets
 
@@ -57,12 +59,13 @@ class Broker:
     def receive(self, peer: Peer, flags: int, body: bytes, descriptors: Sequence[int]) -> Parcel:
         """The payload of a frame. Takes over the descriptors. InvalidError for a reference to nothing."""
         if not flags & Flag.SEGMENT:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            close_all(descriptors)
             return Parcel(body)
         try:
             owner_number, pieces = unpack_reference(body)
+            _check_files(descriptors)
         except ValueError as malformed:
+            close_all(descriptors)
             raise InvalidError(f"malformed payload reference: {malformed}") from None
         owned = self._owned.setdefault(peer, {})
         if descriptors:
@@ -116,9 +119,9 @@ class Broker:
         peer.send([HEADER.pack(*fields), selection, renumber_reference(parcel.body, segment.number)], descriptors)
 
     def released(self, peer: Peer, number: int) -> None:
-        """A receiver is done with it."""
+        """A receiver is done with it. From one that does not use it the word means nothing."""
         segment = self._by_number.get(number)
-        if segment is not None:
+        if segment is not None and peer in segment.users:
             self._discard(segment, peer)
 
     def _discard(self, segment: SharedSegment, user: Any) -> None:
@@ -182,7 +185,10 @@ class Spool:
             with temporary.open("wb") as target:
                 done = 0
                 while done < size:
-                    done += os.sendfile(target.fileno(), parcel.segment.fd, done, size - done)
+                    copied = os.sendfile(target.fileno(), parcel.segment.fd, done, size - done)
+                    if not copied:  # a segment that is not sealed can be cut short by its owner
+                        raise OSError(errno.EIO, "the sender cut its payload short")
+                    done += copied
                 os.fsync(target.fileno())
             temporary.rename(folder / name)
             sync_folder(folder)
@@ -212,6 +218,13 @@ class Spool:
         for folder in self._root.iterdir():
             if not known(bytes.fromhex(folder.name)):
                 self.delete(bytes.fromhex(folder.name))
+
+
+def _check_files(descriptors: Sequence[int]) -> None:
+    """Segments are files. A socket kept here could hold its own connection open for ever."""
+    for descriptor in descriptors:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("a descriptor that is no file")
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import struct
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,8 @@ from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Kind
 _ANCILLARY = socket.CMSG_SPACE(4 * 4)
 _CREDENTIALS = struct.Struct("3i")
 _HARD_BACKLOG = 65_536
-"""Frames queued for a peer that does not read at all; then it is cut off."""
+_HARD_BYTES = 512 << 20
+"""Frames, or bytes, queued for a peer that does not read at all; then it is cut off."""
 
 Header = tuple[int, int, int, int, int, int, bytes, int, int]
 
@@ -43,6 +45,7 @@ class Peer:
         self._handler = handler
         self._on_close = on_close
         self._queue: deque[tuple[Sequence[bytes], Sequence[int]]] = deque()
+        self._queued = 0
         self.closed = False
         self.paused = False
         self.pid, self.uid, _gid = _CREDENTIALS.unpack(
@@ -68,10 +71,16 @@ class Peer:
             data, ancillary = b"", []
         descriptors = _descriptors(ancillary) if ancillary else ()
         if len(data) < HEADER_SIZE:  # end of file, or not our protocol
-            _close_all(descriptors)
+            close_all(descriptors)
             self.close()
             return
-        self._handler(self, HEADER.unpack_from(data), data[HEADER_SIZE:], descriptors)
+        try:
+            self._handler(self, HEADER.unpack_from(data), data[HEADER_SIZE:], descriptors)
+        except Exception:
+            # A fault of ours, or a frame that nobody foresaw: this connection ends, so that its other side acts on
+            # it (a client asks again, a container's inputs run again) instead of waiting for ever.
+            traceback.print_exc()
+            self.close()
 
     def send(self, buffers: Sequence[bytes], descriptors: Sequence[int] = ()) -> None:
         """Send one frame now, or queue it. `descriptors` stay the caller's; they are duplicated if queued."""
@@ -86,7 +95,8 @@ class Peer:
             except OSError:
                 self.close()
                 return
-        if len(self._queue) >= _HARD_BACKLOG:
+        self._queued += sum(map(len, buffers))
+        if len(self._queue) >= _HARD_BACKLOG or self._queued > _HARD_BYTES:
             self.close()
             return
         self._queue.append((buffers, [os.dup(fd) for fd in descriptors]))
@@ -108,8 +118,9 @@ class Peer:
             except OSError:
                 self.close()
                 return
-            _close_all(descriptors)
+            close_all(descriptors)
             self._queue.popleft()
+            self._queued -= sum(map(len, buffers))
         self._loop.remove_writer(self._sock)
 
     def reply(self, number: int, value: Any) -> None:
@@ -143,7 +154,7 @@ class Peer:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         for _buffers, descriptors in self._queue:
-            _close_all(descriptors)
+            close_all(descriptors)
         self._queue.clear()
         self._on_close(self)
 
@@ -156,7 +167,7 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     return list(found)
 
 
-def _close_all(descriptors: Sequence[int]) -> None:
+def close_all(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

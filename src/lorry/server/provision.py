@@ -50,7 +50,7 @@ class Provision:
         self.images = images
         self.blobs = BlobStore(state / "blobs")
         self.trees = TreeStore(state / "trees", self.blobs)
-        self.volumes = VolumeStore(state / "volumes", OWNER if os.geteuid() == 0 else None)
+        self.volumes = VolumeStore(state / "volumes", provision_owner())
         self.secrets = SecretBox(state / "secret.key")
         self._library = _library(state)
         self.isolated = not sandbox.missing([Feature.MOUNTS])
@@ -126,6 +126,11 @@ class Provision:
             if os.geteuid() == 0:
                 os.chown(folder, *OWNER)
         return folder
+
+
+def provision_owner() -> tuple[int, int] | None:
+    """Who must own what sandboxes write to; None when it is this user anyway."""
+    return OWNER if os.geteuid() == 0 else None
 
 
 def _library(state: Path) -> Path:

@@ -110,7 +110,7 @@ class Switch:
     def call(self, peer: Peer, header: Header, body: bytes, descriptors: Any) -> None:
         """A synchronous call, maybe asked a second time."""
         _, flags, _, _, target, _, call, _, _ = header
-        parcel = self._broker.receive(peer, flags, body, descriptors) if flags & Flag.SEGMENT else Parcel(body)
+        parcel = self._parcel(peer, flags, body, descriptors)
         again = bool(flags & Flag.AGAIN)
         if again and call in self._unclaimed:
             _, fields, result = self._unclaimed.pop(call)
@@ -126,6 +126,10 @@ class Switch:
             faults.point("worker.call_received")
         self._origins[call] = peer
         self.submit(Work(call=call, target=target, stream=bool(flags & Flag.STREAM), again=again), parcel)
+
+    def _parcel(self, peer: Peer, flags: int, body: bytes, descriptors: Any) -> Parcel:
+        plain = not flags & Flag.SEGMENT and not descriptors
+        return Parcel(body) if plain else self._broker.receive(peer, flags, body, descriptors)
 
     def submit(self, work: Work, parcel: Parcel | None) -> None:
         """Queue a work. `parcel` None: its payload is in the journal."""
@@ -188,7 +192,7 @@ class Switch:
             body = bytes(rest)
         elif count == 0:
             indices = ()
-        parcel = self._broker.receive(peer, flags, body, descriptors) if flags & Flag.SEGMENT else Parcel(body)
+        parcel = self._parcel(peer, flags, body, descriptors)
         verdict = self.dispatcher.result(
             peer.identity.container_id, lease, indices, Status(status), bool(flags & Flag.LAST), self._clock.monotonic()
         )

@@ -28,10 +28,12 @@ from lorry.images.runner import DirectRunner
 from lorry.model.function import FunctionSpec
 from lorry.model.records import AppState
 from lorry.sandbox import detect
+from lorry.sandbox.interface import Feature
 from lorry.server.api import INNER_METHODS, CallApi
 from lorry.server.api_admin import AdminApi
 from lorry.server.api_objects import ObjectApi
 from lorry.server.apps import Apps
+from lorry.server.build_sandbox import SandboxedBuilds
 from lorry.server.fleet import Fleet, Services
 from lorry.server.frontend import Frontend
 from lorry.server.journal import Journal
@@ -39,7 +41,7 @@ from lorry.server.logs import LogStore
 from lorry.server.machine import LoadMeter, take_inventory
 from lorry.server.parcels import Broker, Spool
 from lorry.server.peers import accept_on
-from lorry.server.provision import Provision
+from lorry.server.provision import Provision, provision_owner
 from lorry.server.retention import Retention
 from lorry.server.scaler import Scaler
 from lorry.server.switch import Switch
@@ -71,7 +73,9 @@ class Worker:
         self._logs = logs = LogStore(state / "logs", clock, settings.log_limit)
         self.journal = journal = Journal(store, spool, broker, clock)
         self.switch = switch = Switch(clock, store, broker, journal)
-        images = ImageBuilder(state / "images", DirectRunner(), _uv())
+        isolated = not sandbox.missing([Feature.MOUNTS])
+        builds = SandboxedBuilds(sandbox, state / "builds", provision_owner()) if isolated else DirectRunner()
+        images = ImageBuilder(state / "images", builds, _uv())
         self._provision = provision = Provision(settings, store, sandbox, inventory, images, self._app_name)
         services = Services(
             clock=clock,
@@ -110,6 +114,7 @@ class Worker:
         )
         methods = {**self._calls.methods(), **objects.methods(), **admin.methods()}
         self.frontend = Frontend(switch, journal, broker, fleet, logs, methods, INNER_METHODS)
+        self.frontend.on_gone = objects.forget
         self._listeners = listeners
 
     def _app_name(self, app_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lorry.model import selection as sel
+from lorry.model.records import Selection
 from lorry.scheduler.dispatch import Dispatcher
 from lorry.scheduler.queue import Queue
 from lorry.scheduler.work import Work
@@ -32,7 +33,7 @@ def audit(dispatcher: Dispatcher) -> None:
 
 
 def _check_disjoint(known: Iterable[Work]) -> None:
-    seen: dict[tuple[bytes, int], sel.Selection] = {}
+    seen: dict[tuple[bytes, int], Selection] = {}
     for work in known:
         if not work.indices or work.count != sel.count(work.indices):
             raise Broken(f"a known work has {work.indices} and counts {work.count}")
@@ -74,7 +75,9 @@ def _check_slots(queue: Queue) -> None:
             raise Broken("a suspect is not alone")
         if (slot.idle_since is None) != bool(works):
             raise Broken("idle or not?")
-        soonest = [(lease.started + queue.timeout if lease.asked is None else lease.asked) for lease in slot.leases.values()]
+        soonest = [
+            (lease.started + queue.timeout if lease.asked is None else lease.asked) for lease in slot.leases.values()
+        ]
         if slot.killed is None and soonest and queue.wake > max(soonest) + 6.0:
             raise Broken("nobody will look at this lease in time")
 

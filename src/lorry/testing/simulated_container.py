@@ -113,12 +113,10 @@ class Container:
             return
         self.alive = False
         self.world.note("dies", self.name, why)
-        alone = len(self.jobs) == 1
         for job in self.jobs.values():
             inputs = [self._input(job, index) for low, high in job.given for index in range(low, high)]
             for made in inputs:
                 made.deaths += 1
-                made.deaths_alone += alone and (len(inputs) == 1 or len(job.todo) == 1)
         self.world.died(self)
 
     def pause(self, seconds: float) -> None:
@@ -133,6 +131,8 @@ class Container:
     def run(self, lease: int, work: Work) -> None:
         job = Job(lease, work.call, work.chunk, work.indices, work.stream, list(sel.indices(work.indices)))
         self.jobs[lease] = job
+        for index in job.todo:
+            self._input(job, index).held_by = self.name
         self._next(job)
 
     def stop(self, lease: int, cancel: bool) -> None:
@@ -175,15 +175,15 @@ class Container:
             return
         index = job.todo[0]
         made = self._input(job, index)
-        if act == "kill":
+        if job.stream and job.values < made.yields:
+            job.values += 1
+            self.tell("result", job.lease, None, Status.YIELD, False)
+            self.after(made.seconds, self._act_ends, job, step, act)
+        elif act == "kill":
             self.die("was killed by an input")
         elif act == "fail":
             made.failures += 1
             self._failed(job, index, Status.ERROR)
-        elif job.stream and job.values < made.yields:
-            job.values += 1
-            self.tell("result", job.lease, None, Status.YIELD, False)
-            self.after(made.seconds, self._act_ends, job, step, act)
         else:
             job.todo.pop(0)
             if self.function.capacity > 1 and len(job.given) and sel.count(job.given) > 1:
@@ -215,5 +215,8 @@ class Container:
             self._reply(job, indices, status, last=position == len(replies) - 1)
 
     def _reply(self, job: Job, indices: Selection, status: Status, *, last: bool) -> None:
+        for index in sel.indices(indices):
+            made = self._input(job, index)
+            made.held_by = None if made.held_by == self.name else made.held_by
         whole = indices == job.given
         self.tell("result", job.lease, None if whole else indices, status, last, ends=job if last else None)

@@ -47,6 +47,7 @@ class Input:
     """A hang ignores the request to stop."""
     fails: int = 0
     """The next ones raise."""
+    stream: bool = False
     yields: int = 0
     runs: int = 0
     failures: int = 0
@@ -59,6 +60,8 @@ class Input:
     yielded: bool = False
     cancelled: bool = False
     acknowledged: bool = False
+    held_by: str | None = None
+    """The container that has it and has not reported it."""
     outcome: Status | None = None
     life: int = -1
     """The server's life in which its outcome was delivered (not yet durable)."""

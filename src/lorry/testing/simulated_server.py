@@ -58,7 +58,7 @@ class Server:
     def recover(self) -> None:
         """Containers first, then the inputs, as `worker.recover`."""
         world = self.world
-        for container in [world.containers[name] for name in sorted(world.disk.containers)]:
+        for container in map(world.containers.__getitem__, sorted(world.disk.containers)):
             if container.alive:
                 phase = Phase.DRAINING
                 self.seats[container.name] = Seat(container, phase, world.now, contact=False)
@@ -160,7 +160,11 @@ class Server:
         count, _ = self._failed_starts.get(target, (0, 0.0))
         self._failed_starts[target] = (count + 1, self.world.now)
         self.world.facts.failed_starts[target] = 1
-        self.perform(self.dispatcher.fail_waiting(target, Status.PLATFORM, "its import raised"))
+        failed = self.dispatcher.fail_waiting(target, Status.PLATFORM, "its import raised")
+        slots = self.dispatcher.queues[target].slots.values()
+        if failed and any(not slot.draining and slot.killed is None for slot in slots):
+            raise Broken("inputs were failed although another container takes them")
+        self.perform(failed)
 
     def _hear_progress(self, container: Container, lease: int, elapsed: float) -> None:
         self.dispatcher.progress(container.name, lease, elapsed, self.world.now)
@@ -187,18 +191,27 @@ class Server:
         self.world.disk.containers.discard(container.name)
         if seat is None:
             return
+        self._count_death(seat)
         if seat.phase is Phase.STARTING:
             target = container.function.target
             count, _ = self._failed_starts.get(target, (0, 0.0))
             self._failed_starts[target] = (count + 1, self.world.now)
         self.perform(self.dispatcher.lost(container.name, "it died", self.world.now, charge=seat.charge))
 
+    def _count_death(self, seat: Seat) -> None:
+        slot = self.dispatcher.queues[seat.container.function.target].slots.get(seat.container.name)
+        if slot is not None and seat.charge and len(slot.leases) == 1:
+            (lease,) = slot.leases.values()
+            if lease.work.count == 1:
+                for place_ in _places(lease.work, lease.work.indices):
+                    self.world.facts.inputs[place_].deaths_alone += 1
+
     # Effects
 
     def perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             self.world.step()
-            self.world.note("effect", effect)
+            self.world.note("effect", *_words(effect))
             match effect:
                 case Send():
                     self._send(effect)
@@ -229,6 +242,9 @@ class Server:
             raise Broken(f"{effect.container} got {seat.inputs} inputs, max_inputs={function.max_inputs}")
         for place_ in _places(work, work.indices):
             made = self.world.facts.inputs[place_]
+            holder = self.seats.get(made.held_by or "")
+            if holder is not None and holder.container.alive and (holder.contact or holder.charge):
+                raise Broken(f"{name(place_)} is started again although {made.held_by} has it")
             if made.yielded:
                 raise Broken(f"{name(place_)} had delivered a value and is started again")
             if not work.journaled and work.call not in self.clients:
@@ -313,6 +329,8 @@ class Server:
         world = self.world
         container = world.start_container(function)
         self.seats[container.name] = Seat(container, Phase.STARTING, world.now)
+        if len(self.seats) * RESOURCES.cpu > world.cores:
+            raise Broken(f"{len(self.seats)} containers on {world.cores} cores")
         ceiling = function.scaling.max_containers
         mine = sum(seat.container.function is function for seat in self.seats.values())
         if ceiling is not None and mine > ceiling:
@@ -346,6 +364,17 @@ class Server:
             failed_starts=failures,
             last_failed_start=failed_at,
         )
+
+
+def _words(effect: Effect) -> tuple[Any, ...]:
+    """Now: a work is another one when the story is told."""
+    if isinstance(effect, Send):
+        work = effect.work
+        return "Send", effect.container, effect.lease, name((work.call, work.chunk, 0)), work.indices
+    if isinstance(effect, Finish):
+        work = effect.work
+        return "Finish", name((work.call, work.chunk, 0)), effect.indices, effect.status.name
+    return (effect,)
 
 
 def _work(chunk: Chunk) -> Work:

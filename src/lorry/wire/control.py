@@ -44,22 +44,33 @@ def raise_error(body: Any) -> None:
 
 
 class Assembler:
-    """Puts control messages together again, per (kind, number)."""
+    """Puts control messages together again, per (kind, number). `limit`: bytes of all unfinished ones together."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self._parts: dict[tuple[int, int], bytearray] = {}
+        self._size = 0
+        self.limit = limit
 
     def feed(self, kind: int, flags: int, number: int, body: bytes | memoryview) -> Any | None:
         """The message when it is complete, else None. ValueError when it is not JSON or too long."""
         key = (kind, number)
         parts = self._parts.get(key)
         if parts is None and not flags & Flag.MORE:
-            return json.loads(bytes(body))
+            return _parse(bytes(body))
         parts = self._parts.setdefault(key, bytearray())
         parts += body
-        if len(parts) > MAX_MESSAGE or len(self._parts) > 64:
-            raise ValueError(f"a control message passes {MAX_MESSAGE >> 20} MiB or too many are unfinished")
+        self._size += len(body)
+        if self._size > self.limit or len(self._parts) > 64:
+            raise ValueError(f"control messages pass {self.limit} bytes or too many are unfinished")
         if flags & Flag.MORE:
             return None
         del self._parts[key]
-        return json.loads(bytes(parts))
+        self._size -= len(parts)
+        return _parse(bytes(parts))
+
+
+def _parse(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("a control message nests too deep") from None

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import pickle
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from lorry.wire import pickling
 
 MAX_FRAMES = 64
 MAX_CHAIN = 8
+MAX_TEXT = 64 * 1024
+"""Characters of a message that travel: its two ends."""
+MAX_PICKLED = 4 << 20
+"""Bytes of an exception object that travel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,25 +47,35 @@ def capture(problem: BaseException, skip: Callable[[str], bool] = lambda _file: 
     """`skip(file)` tells which frames belong to the platform and are left out."""
     linked = problem.__cause__ or (None if problem.__suppress_context__ else problem.__context__)
     frames = [frame for frame in _frames(problem.__traceback__) if not skip(frame.file)]
-    try:
-        pickled = base64.b64encode(pickling.dumps(problem)[0]).decode()
-    except Exception:
-        pickled = None
     return Failure(
         type_name=f"{type(problem).__module__}.{type(problem).__qualname__}".removeprefix("builtins."),
         text=_text(problem),
-        pickled=pickled,
+        pickled=_pickled(problem),
         frames=tuple(frames[-MAX_FRAMES:]),
         cause=capture(linked, skip, depth + 1) if linked is not None and depth < MAX_CHAIN else None,
         explicit=problem.__cause__ is not None,
     )
 
 
+def _pickled(problem: BaseException) -> str | None:
+    try:
+        data, buffers = pickling.dumps(problem)
+        if buffers:  # there is one string for it all
+            data = pickle.dumps(problem, 5)
+    except BaseException:  # the user's __reduce__ may raise anything
+        return None
+    return base64.b64encode(data).decode() if len(data) <= MAX_PICKLED else None
+
+
 def _text(problem: BaseException) -> str:
     try:
-        return str(problem)
-    except Exception as broken:
+        text = str(problem)
+    except BaseException as broken:
         return f"<its __str__ raised {type(broken).__name__}>"
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]} … ({len(text) - 2 * half:,} characters left out) … {text[-half:]}"
 
 
 def _frames(traceback: types.TracebackType | None) -> list[Frame]:
@@ -89,7 +104,7 @@ def rebuild(failure: Failure, local_path: Callable[[str], str] = lambda file: fi
 def _revive(failure: Failure) -> BaseException:
     told = f"{failure.type_name}: {failure.text}"
     if failure.pickled is None:
-        return errors.RemoteError(f"{told} (the exception itself could not be pickled)")
+        return errors.RemoteError(f"{told} (the exception itself could not be pickled, or is too large)")
     try:
         value = pickling.loads([base64.b64decode(failure.pickled)])
     except (ImportError, AttributeError) as missing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,15 @@ def _culprit(value: Any) -> str:
             cloudpickle.dumps(part)
         except Exception:
             return f"{name} → {_culprit(part)}"
-    return f"a {type(value).__module__}.{type(value).__qualname__}"
+    return f"a {type(value).__module__}.{type(value).__qualname__}{_hint(value)}"
+
+
+def _hint(value: Any) -> str:
+    if isinstance(value, types.CoroutineType):
+        return " (make the function `async def` and await it)"
+    if isinstance(value, types.GeneratorType | types.AsyncGeneratorType):
+        return " (return a list, or `yield` in the function itself and call it with .remote_gen)"
+    return ""
 
 
 def loads(pieces: Sequence[Piece]) -> Any:

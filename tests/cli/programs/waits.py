@@ -34,6 +34,23 @@ def item(x: int):
     return x
 
 
+@app.cls()
+class Slow:
+    @lorry.method()
+    def work(self):
+        print("it works", flush=True)
+        time.sleep(600)
+
+    @lorry.exit()
+    def leave(self):
+        time.sleep(600)
+
+
+@app.function()
+def windows_lines():
+    print("one\r\ntwo\r")
+
+
 @app.local_entrypoint()
-def mapped():
-    print("sum", sum(item.map(range(40))))
+def mapped(n: int = 40):
+    print("sum", sum(item.map(range(n))))

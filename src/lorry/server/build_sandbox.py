@@ -1,0 +1,123 @@
+"""Image builds run where containers run: in a sandbox, under the unprivileged uid, with the paths that they need.
+
+A source distribution runs its own code while it is built. As root's child it could do anything; here it sees the
+build's folder, the interpreter, the indexes, and the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lorry.ids import new_id
+from lorry.images.runner import LineSplitter
+from lorry.sandbox.interface import Mount, Sandbox, SandboxProcess, SandboxSpec
+
+READ_SIZE = 64 * 1024
+
+
+class SandboxedBuilds:
+    """A BuildRunner (lorry.images.runner) on a sandbox tier that can mount."""
+
+    def __init__(self, sandbox: Sandbox, folder: Path, owner: tuple[int, int] | None) -> None:
+        """`folder`: parent of the builds' own folders. `owner`: who writes in the sandbox, if not this user."""
+        self._sandbox = sandbox
+        self._folder = folder
+        self._owner = owner
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        writable: Sequence[str],
+        readable: Sequence[str],
+        on_line: Callable[[str], None],
+    ) -> int:
+        """See BuildRunner.run."""
+        build_id = new_id("bu")
+        folder = self._folder / build_id
+        folder.mkdir(mode=0o700, parents=True)
+        try:
+            process = await self._sandbox.start(self._spec(build_id, folder, argv, env, writable, readable))
+            try:
+                ended, _ = await asyncio.gather(process.wait(), _pass_on(process, LineSplitter(on_line)))
+            except BaseException:
+                process.kill()
+                await asyncio.shield(process.wait())
+                raise
+            finally:
+                process.close()
+            return -ended.signal if ended.signal is not None else ended.code
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _spec(
+        self,
+        build_id: str,
+        folder: Path,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        writable: Sequence[str],
+        readable: Sequence[str],
+    ) -> SandboxSpec:
+        for path in writable:
+            self._hand_over(path)
+        mounts = [Mount(source=path, target=path) for path in _outermost(readable)]
+        mounts += [Mount(source=path, target=path, read_only=False) for path in writable]
+        return SandboxSpec(
+            container_id=build_id,
+            argv=tuple(argv),
+            env=tuple(sorted({"HOME": "/root", **env}.items())),
+            folder=str(folder),
+            mounts=tuple(mounts),
+            cwd=writable[0] if writable else "/",
+        )
+
+    def _hand_over(self, path: str) -> None:
+        """The folder and what the server made directly in it belong to the uid that builds."""
+        if self._owner is None or os.stat(path).st_uid == self._owner[0]:
+            return
+        for entry in (path, *(os.path.join(path, name) for name in os.listdir(path))):
+            os.chown(entry, *self._owner)
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """Existing paths that not every sandbox has anyway (/usr, certificates); none inside another one."""
+    found: list[str] = []
+    for path in sorted({os.path.realpath(path) for path in paths} | set(paths)):
+        inside = any(Path(path).is_relative_to(other) for other in (*found, "/usr", "/etc"))
+        if os.path.exists(path) and not inside:
+            found.append(path)
+    return found
+
+
+async def _pass_on(process: SandboxProcess, splitter: LineSplitter) -> None:
+    """Lines of both outputs, until every process of the build has closed them."""
+    loop = asyncio.get_running_loop()
+    left = set(process.outputs)
+    done = loop.create_future()
+
+    def readable(fd: int) -> None:
+        try:
+            data = os.read(fd, READ_SIZE)
+        except BlockingIOError:
+            return
+        if data:
+            splitter.feed(data)
+            return
+        loop.remove_reader(fd)
+        left.discard(fd)
+        if not left and not done.done():
+            done.set_result(None)
+
+    for fd in process.outputs:
+        loop.add_reader(fd, readable, fd)
+    try:
+        await done
+    finally:
+        for fd in left:
+            loop.remove_reader(fd)
+        splitter.close()
