@@ -61,7 +61,7 @@ def resolve(environ: Mapping[str, str] = os.environ, **arguments: Any) -> Settin
             values[field.name] = _convert(field.name, text, f"LORRY_{field.name.upper()}")
     values.update({key: value for key, value in arguments.items() if value is not None})
     state = Path(values["state_dir"]).expanduser().absolute()
-    runtime = Path(values.get("runtime_dir") or _default_runtime(environ, state)).absolute()
+    runtime = Path(values.get("runtime_dir") or _default_runtime(environ, state)).expanduser().absolute()
     values.update(state_dir=state, runtime_dir=runtime)
     settings = Settings(**values)
     _check_socket_path(settings)
@@ -91,7 +91,7 @@ def _from_file(environ: Mapping[str, str]) -> dict[str, Any]:
         raw = tomllib.loads(path.read_text())
     except (FileNotFoundError, PermissionError, NotADirectoryError):
         return {}
-    except tomllib.TOMLDecodeError as broken:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
         raise InvalidError(f"{path} is not valid TOML: {broken}") from None
     known = {field.name for field in dataclasses.fields(Settings)}
     unknown = sorted(raw.keys() - known)

@@ -6,9 +6,12 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cli_terminal import LORRY, PROGRAMS, Terminal
+
+from lorry.cli.arguments import UsageError, signature_of
 
 ESCAPE = "\x1b"
 
@@ -124,23 +127,45 @@ def test_flags_have_the_types_of_the_parameters(lorry: Terminal) -> None:
     )
 
 
+def test_wrong_arguments_are_usage_errors(lorry: Terminal) -> None:
+    usage, error = lorry("run", "typed.py::main", "--learning-rate", "fast", code=2).stderr.splitlines()
+    assert usage.startswith("Usage: lorry run typed.py::main --learning-rate NUMBER [--epochs INTEGER]")
+    assert error == "Error: --learning-rate takes NUMBER, not 'fast'"
+
+
+def takes(learning_rate: float, epochs: int = 1, mode: Literal["fast", "slow"] = "fast", shuffle: bool = True) -> None:
+    """Parameters for the tests below."""
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("line", "message"),
     [
-        (["--learning-rate", "fast"], "--learning-rate takes NUMBER, not 'fast'"),
-        (["--learning-rate", "1", "--mode", "medium"], "--mode takes fast|slow, not 'medium'"),
-        (["--learning-rate", "1", "--epoch", "3"], "there is no --epoch; did you mean --epochs?"),
-        ([], "--learning-rate is missing"),
-        (["--learning-rate"], "--learning-rate needs a value: NUMBER"),
-        (["1"], "unexpected argument '1'; arguments are given by name, as in --learning-rate 1"),
-        (["-q"], "-q is an option of `lorry run` and stands before the file"),
+        ("--learning-rate 1 --mode medium", "--mode takes fast|slow, not 'medium'"),
+        ("--learning-rate 1 --epoch 3", "there is no --epoch; did you mean --epochs?"),
+        ("--learning-rate 1 --shuffle=perhaps", "--shuffle takes true or false, not 'perhaps'"),
+        ("", "--learning-rate is missing"),
+        ("--learning-rate", "--learning-rate needs a value: NUMBER"),
+        ("1", "unexpected argument '1'; arguments are given by name, as in --learning-rate 1"),
+        ("-q", "-q is an option of `lorry run` and stands before the file"),
     ],
 )
-def test_wrong_arguments_are_usage_errors(lorry: Terminal, words: list[str], message: str) -> None:
-    done = lorry("run", "typed.py::main", *words, code=2)
-    usage, error = done.stderr.splitlines()
-    assert usage.startswith("Usage: lorry run typed.py::main --learning-rate NUMBER [--epochs INTEGER]")
-    assert error == f"Error: {message}"
+def test_what_does_not_fit_is_named(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        signature_of(takes).parse(line.split())
+    assert str(refused.value) == message
+
+
+def test_what_fits_is_converted() -> None:
+    line = "--learning_rate=1 --epochs -3 --shuffle=no"
+    assert signature_of(takes).parse(line.split()) == ([], {"learning_rate": 1.0, "epochs": -3, "shuffle": False})
+
+
+def test_annotations_that_only_the_image_can_evaluate_keep_their_default() -> None:
+    def fit(tensor: torch.Tensor = None, x: int = 1) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    signature = signature_of(fit)
+    assert [flag.name for flag in signature.flags] == ["x"]
+    assert signature.unusable == (("tensor", "torch.Tensor"),)
 
 
 def test_star_arguments_are_passed_as_they_are(lorry: Terminal) -> None:

@@ -17,6 +17,8 @@ from server_home import ServerHome, entered, wait_until
 import lorry
 from lorry import exception
 from lorry.sdk.channel import Channel
+from lorry.wire.control import encode
+from lorry.wire.frames import Kind
 
 
 @pytest.fixture(scope="module")
@@ -107,32 +109,22 @@ def test_output_without_end_hinders_nobody_and_stays_bounded(own_server: ServerH
         del os.environ["LORRY_LOG_LIMIT"]
 
 
-def test_a_follower_that_reads_nothing_does_not_fill_the_server(server: ServerHome) -> None:
-    follower = Channel()
-    sock = follower.open()
-    from lorry.wire.control import encode
-    from lorry.wire.frames import Kind
-
-    params = {"app_id": limits.app.app_id, "follow": True, "only_new": True}
-    for frame in encode(Kind.REQUEST, 1, {"method": "app_logs", "params": params}):
-        sock.send(frame)
-    before = rss_of(server.worker_pid())
-    for _ in range(3):
-        limits.one_line.remote(60)
-    after = rss_of(server.worker_pid())
-    follower.close()
-    assert after - before < 80 << 20
-
-
 def rss_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_line_of_100_mb_is_kept_in_pieces(server: ServerHome) -> None:
+def test_a_line_of_100_mb_is_kept_in_pieces_and_waits_for_no_follower(server: ServerHome) -> None:
+    follower = Channel()
+    params = {"app_id": limits.app.app_id, "follow": True, "only_new": True}
+    for frame in encode(Kind.REQUEST, 1, {"method": "app_logs", "params": params}):
+        follower.open().send(frame)  # and never read
+    before = rss_of(server.worker_pid())
     call = limits.one_line.spawn(100)
     assert call.get(timeout=60) == 100
+    assert rss_of(server.worker_pid()) - before < 64 << 20
+    follower.close()
     lines = lines_of(limits.app, call.object_id)
-    assert lines
+    assert sum(map(len, lines)) == 100 << 20
     assert max(map(len, lines)) <= 16 * 1024
 
 
@@ -254,7 +246,7 @@ def test_an_exception_without_words_comes_back() -> None:
 
 
 def test_a_result_too_deep_to_pickle_is_an_error_of_that_input() -> None:
-    with pytest.raises(exception.SerializationError, match=r"cannot be pickled.*RecursionError"):
+    with pytest.raises(exception.SerializationError, match=r"cannot be pickled.*deep recursion"):
         limits.raise_it.remote("deep")
 
 
@@ -262,7 +254,7 @@ def test_an_argument_too_deep_to_pickle_is_refused_here() -> None:
     value: list[object] = []
     for _ in range(100_000):
         value = [value]
-    with pytest.raises(exception.SerializationError, match="RecursionError"):
+    with pytest.raises(exception.SerializationError, match="deep recursion"):
         limits.echo.remote(value)
 
 
@@ -282,7 +274,7 @@ def test_a_card_that_is_not_here_fails_at_once_and_says_what_is() -> None:
 
 
 def test_more_memory_than_the_machine_has_fails_at_once() -> None:
-    with pytest.raises(exception.CapacityError, match=r"10,?000,?000 MiB"):
+    with pytest.raises(exception.CapacityError, match=r"memory=10000000 .*installed in this machine"):
         limits.too_much_memory.remote()
 
 

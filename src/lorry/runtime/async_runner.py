@@ -8,6 +8,7 @@ import contextvars
 import ctypes
 import functools
 import inspect
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,13 +55,20 @@ class AsyncRunner:
         self._methods = loaded.methods
         self._running: dict[int, Running] = {}
         self._stopping = asyncio.Event()
+        self._threads_lock = threading.Lock()
         self._threads = concurrent.futures.ThreadPoolExecutor(spec.max_concurrent, "lorry-input")
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
 
     def running(self) -> list[dict[str, Any]]:
         return [
-            {"lease": lease, "call": job.frame.call.hex(), "chunk": job.frame.number, "indices": job.left}
+            {
+                "lease": lease,
+                "call": job.frame.call.hex(),
+                "chunk": job.frame.number,
+                "indices": job.left,
+                "stream": bool(job.frame.flags & Flag.STREAM),
+            }
             for lease, job in self._running.items()
         ]
 
@@ -71,20 +79,26 @@ class AsyncRunner:
         self.loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        self._watch()
+        self.loop.add_reader(self._link.sock, self._readable)
+        self._link.moved = self._moved
+        self._handle_early()
         await self._stopping.wait()
         if self._running:
             await asyncio.wait([job.task for job in self._running.values() if job.task])
 
-    def _watch(self) -> None:
+    def _moved(self, before: socket.socket) -> None:
+        """The server came back on a new socket: found out while reading, or while sending a result."""
+        self.loop.remove_reader(before)
         self.loop.add_reader(self._link.sock, self._readable)
+        self.loop.call_soon(self._handle_early)
+
+    def _handle_early(self) -> None:
+        """Frames that came with the greeting are in no socket."""
+        while self._link.waiting:
+            self._readable()
 
     def _readable(self) -> None:
-        watched = self._link.sock
         frame = self._link.poll()
-        if self._link.sock is not watched:  # the server came back on a new socket
-            self.loop.remove_reader(watched)
-            self._watch()
         if frame is None:
             return
         if frame.kind == Kind.INPUT:
@@ -102,6 +116,7 @@ class AsyncRunner:
         self._running[frame.lease] = job
         context = contextvars.copy_context()
         context.run(output.current_call.set, call_name(frame.call))
+        context.run(output.current_lease.set, frame.lease)
         job.task = self.loop.create_task(self._work(job), context=context)
 
     def _control_input(self, frame: Frame) -> None:
@@ -123,10 +138,13 @@ class AsyncRunner:
 
     def _interrupt(self, job: Running, why: Status) -> None:
         job.interruption = why
-        if job.thread is not None:
-            # Takes effect at the thread's next bytecode; one that never reaches it is killed 5 s later.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread), ctypes.py_object(InputCancellation))
-        elif job.task is not None:
+        with self._threads_lock:  # so that the thread cannot go on to another input meanwhile
+            if job.thread is not None:
+                # Takes effect at the thread's next bytecode; one that never reaches it is killed 5 s later.
+                thread = ctypes.c_ulong(job.thread)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+                return
+        if job.task is not None:
             job.task.cancel()
 
     async def _work(self, job: Running) -> None:
@@ -159,7 +177,6 @@ class AsyncRunner:
             return
         indices = list(sel.indices(job.left))
         for index in indices:
-            last: int = Flag.LAST if index == indices[-1] else 0
             batch: int = Flag.BATCH
             job.started = time.monotonic()
             try:
@@ -169,8 +186,13 @@ class AsyncRunner:
             except BaseException as problem:
                 status, payload = self._failed(job, problem)
                 batch = 0
-                job.interruption = None
+                if status is not Status.CANCELLED:
+                    job.interruption = None
+            cancelled = job.interruption is Status.CANCELLED  # then the call has no use for the rest
+            last: int = Flag.LAST if index == indices[-1] or cancelled else 0
             self._reply(job, status, payload, last | batch, ((index, index + 1),))
+            if cancelled:
+                break
 
     async def _call(self, job: Running, method: str | None, arguments: Any, keywords: Any) -> Any:
         function = self._method(method)
@@ -189,7 +211,8 @@ class AsyncRunner:
                 raise RuntimeError(f"the function raised StopIteration: {stop.value!r}") from stop
             finally:
                 self._link.end_fork()
-                job.thread = None
+                with self._threads_lock:
+                    job.thread = None
 
         return await self.loop.run_in_executor(self._threads, run)
 

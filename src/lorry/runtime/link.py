@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from lorry import errors
 from lorry.runtime import output
 from lorry.timeouts import CONNECT_POLL, RECONNECT
 from lorry.wire.control import Assembler, encode, raise_error
@@ -39,6 +40,10 @@ class Link:
         self.endpoint = Endpoint()
         self.sock = socket.socket()
         self.sock.close()
+        self.moved: Callable[[socket.socket], None] = lambda _before: None
+        """Called with the socket before, when there is a new one. It is closed afterwards."""
+        self.booted = False
+        """The server knows that this container takes inputs."""
         self.forked = False
         """This process is a fork that user code made: the connection and the inputs are its parent's."""
         os.register_at_fork(after_in_child=self._disown)
@@ -56,13 +61,21 @@ class Link:
     def connect(self) -> dict[str, Any]:
         """Connect and say who we are; waits up to RECONNECT seconds for a server, then ends the process."""
         deadline = time.monotonic() + RECONNECT
+        before = self.sock
         while True:
             try:
                 self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 self.sock.connect(self._path)
                 self.endpoint.renew()
                 self._assembler = Assembler()
-                return self._hello()
+                self._early.clear()  # leases of a server that is no more
+                answer = self._hello()
+                self.moved(before)
+                before.close()
+                return answer
+            except errors.Error as refused:
+                print(f"lorry: the server does not know this container any more, ending: {refused}", file=sys.stderr)
+                os._exit(EXIT_SERVER_GONE)
             except (ConnectionError, FileNotFoundError, BlockingIOError):
                 self.sock.close()
                 if time.monotonic() > deadline:
@@ -79,6 +92,7 @@ class Link:
                 "container_id": self._container_id,
                 "token": self._token,
                 "running": self._running(),
+                "booted": self.booted,
             },
         )
         return dict(answer)
@@ -151,6 +165,11 @@ class Link:
         if frame is None:
             self.connect()
         return frame
+
+    @property
+    def waiting(self) -> bool:
+        """A frame is here that no socket will tell of."""
+        return bool(self._early)
 
     def control(self, frame: Frame) -> Any:
         """The JSON of a control frame, or None while more of it is to come."""

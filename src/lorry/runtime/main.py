@@ -53,6 +53,7 @@ def _boot() -> int:
     on_nudge(runner.nudged)
     output.flush()
     link.request("ready", {})
+    link.booted = True
     runner.serve()
     runner_exit(runner, loaded)
     output.flush()

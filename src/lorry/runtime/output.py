@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 MARK = "\x1e"
 
 current_call: contextvars.ContextVar[str] = contextvars.ContextVar("lorry_current_call", default="")
+current_lease: contextvars.ContextVar[int] = contextvars.ContextVar("lorry_current_lease", default=0)
 current_input: contextvars.ContextVar[str] = contextvars.ContextVar("lorry_current_input", default="")
 
 
@@ -29,12 +30,27 @@ class Output(io.TextIOWrapper):
         Output.dirty = True
         call = current_call.get() if Output.marked else ""
         if call:
-            ended = text.endswith("\n")
-            body = text[:-1] if ended else text
-            prefixed = "\n".join(f"{MARK}{call}{MARK}{line}" for line in body.split("\n"))
-            super().write(prefixed + "\n" * ended)
+            self._write_marked(call, text)
             return len(text)
         return super().write(text)
+
+    def _write_marked(self, call: str, text: str) -> None:
+        """Whole lines only: `print` writes a line in several pieces, and other inputs write between them."""
+        key = current_lease.get()
+        *lines, rest = (self._parts().pop(key, "") + text).split("\n")
+        if lines:
+            super().write("".join(f"{MARK}{call}{MARK}{line}\n" for line in lines))
+        if rest:
+            self._parts()[key] = rest.rpartition("\r")[2] or rest  # of a bar, only what it shows now
+
+    def _parts(self) -> dict[int, str]:
+        """By lease: what its input wrote since its last newline."""
+        return vars(self).setdefault("_open_lines", {})  # type: ignore[no-any-return]
+
+    def end_line(self) -> None:
+        """The current input is answered: what it wrote without a newline is a line too."""
+        if self._parts().get(current_lease.get()):
+            self._write_marked(current_call.get(), "\n")
 
 
 class ClosedInput(io.TextIOBase):
@@ -76,6 +92,8 @@ def flush() -> bool:
     Output.dirty = False
     for stream in (sys.stdout, sys.stderr):
         try:
+            if Output.marked and isinstance(stream, Output):
+                stream.end_line()
             stream.flush()
         except (OSError, ValueError):  # the user closed it
             os.environ.setdefault("LORRY_OUTPUT_CLOSED", "1")

@@ -17,7 +17,7 @@ from lorry.runtime.link import Link, Payload
 from lorry.runtime.load import Loaded
 from lorry.wire import pickling
 from lorry.wire.endpoint import Frame, Message
-from lorry.wire.frames import NO_CALL, Flag, Kind, pack, pack_selection, unpack_selection
+from lorry.wire.frames import MAX_RANGES, NO_CALL, Flag, Kind, pack, pack_selection, unpack_selection
 
 CREDIT_WINDOW = 64
 """Values of a generator that may be under way unread."""
@@ -35,14 +35,18 @@ class SyncRunner:
         """Index of the current input and when it started; one list, so that the hot loop only stores items."""
         self._interruptible = False
         self._interruption: Status | None = None
+        self._missed = False
+        """A nudge came when it could not be followed: the socket has not been looked at since."""
         self._stopping = False
+        self._stream = False
         self._credit = 0
 
     def running(self) -> list[dict[str, Any]]:
         """What a new server must know: it is asked for while reconnecting."""
         if not self._lease:
             return []
-        return [{"lease": self._lease, "call": self._call.hex(), "chunk": self._chunk, "indices": self._left}]
+        claim = {"lease": self._lease, "call": self._call.hex(), "chunk": self._chunk, "indices": self._left}
+        return [{**claim, "stream": self._stream}]
 
     def serve(self) -> None:
         """Until the server says stop."""
@@ -62,7 +66,15 @@ class SyncRunner:
     def nudged(self) -> None:
         """SIGUSR1: the server has something to say about the input that runs now."""
         if not self._interruptible:
+            self._missed = True
             return
+        self._look()
+        if self._interruption is not None:
+            self._interruptible = False
+            raise InputCancellation("this input was cancelled, or ran past its timeout")
+
+    def _look(self) -> None:
+        self._missed = False
         while self._interruption is None and (frame := self._link.poll()) is not None:
             if frame.kind == Kind.CREDIT and frame.lease == self._lease:
                 self._credit += frame.count
@@ -70,9 +82,6 @@ class SyncRunner:
                 self._consider(frame)
             else:
                 self._handle_quietly(frame)
-        if self._interruption is not None:
-            self._interruptible = False
-            raise InputCancellation("this input was cancelled, or ran past its timeout")
 
     def _handle_quietly(self, frame: Frame) -> None:
         if frame.kind != Kind.INPUT:  # the server never sends a second input to this runner
@@ -96,6 +105,7 @@ class SyncRunner:
         self._lease, self._call, self._chunk = frame.lease, frame.call, frame.number
         self._left = unpack_selection(memoryview(frame.body))[0] if frame.flags & Flag.SELECT else ((0, frame.count),)
         self._interruption = None
+        self._stream = bool(frame.flags & Flag.STREAM)
         output.current_call.set(call_name(frame.call))
         if faults.armed:
             faults.point("runner.input_received")
@@ -126,17 +136,22 @@ class SyncRunner:
         self._cursor[0] = 0
         self._cursor[1] = began = time.monotonic()
         try:
-            method, arguments, keywords = self._arguments(frame)
-            function = self._method(method)
-            self._interruptible = True
-            value = function(*arguments, **keywords)
-            self._interruptible = False
-            payload: Payload = pickling.dumps(value)
-            del value, arguments, keywords
-            status = Status.OK
-        except BaseException as problem:
-            self._interruptible = False
-            status, payload = self._failed(problem)
+            # Two levels, because an interruption may come between the end of user code and the next line, inside the
+            # handler too. It comes once: whoever raises it sets `_interruptible` to False.
+            try:
+                method, arguments, keywords = self._arguments(frame)
+                function = self._method(method)
+                self._interruptible = True
+                value = function(*arguments, **keywords)
+                self._interruptible = False
+                payload: Payload = pickling.dumps(value)
+                del value, arguments, keywords
+                status = Status.OK
+            except BaseException as problem:
+                self._interruptible = False
+                status, payload = self._failed(problem)
+        except InputCancellation as late:
+            status, payload = self._failed(late)
         self._reply(status, payload, time.monotonic() - began, Flag.LAST)
 
     def _failed(self, problem: BaseException) -> tuple[Status, Payload]:
@@ -188,7 +203,9 @@ class SyncRunner:
             self._reply(Status.ERROR, failure_payload(problem), 0.0, Flag.LAST, frame.count)
             return
         for index in sel.indices(self._left):
-            if self._stopping:
+            if self._missed:
+                self._look()
+            if self._stopping or self._interruption is Status.CANCELLED:
                 break
             self._batch_from(index, function, keywords, inputs, starred, values, failures)
         self._reply_batch(values, failures, time.monotonic() - began)
@@ -206,13 +223,22 @@ class SyncRunner:
         cursor = self._cursor
         cursor[0] = index
         cursor[1] = time.monotonic()
+        before = len(values)
         try:
-            self._interruptible = True
-            values.append(function(*inputs[index], **keywords) if starred else function(inputs[index], **keywords))
-            self._interruptible = False
-        except BaseException as problem:
-            self._interruptible = False
-            failures[index] = self._failed(problem)
+            try:  # two levels: see `_run_one`
+                self._interruptible = True
+                values.append(function(*inputs[index], **keywords) if starred else function(inputs[index], **keywords))
+                self._interruptible = False
+            except BaseException as problem:
+                self._interruptible = False
+                failures[index] = self._failed(problem)
+        except InputCancellation as late:
+            failures[index] = self._failed(late)
+        if index not in failures:
+            return
+        if len(values) > before:  # it had finished when it was interrupted: the result counts
+            del failures[index]
+        if self._interruption is not Status.CANCELLED:  # a cancelled call has no use for the rest of its inputs
             self._interruption = None
 
     def _reply_batch(self, values: list[Any], failures: dict[int, tuple[Status, Payload]], seconds: float) -> None:
@@ -242,10 +268,13 @@ class SyncRunner:
         self._credit = CREDIT_WINDOW
         try:
             method, arguments, keywords = self._arguments(frame)
-            self._drain_generator(self._method(method)(*arguments, **keywords), began)
-            status, payload = Status.DONE, pickling.dumps(None)
+            try:  # two levels: see `_run_one`
+                self._drain_generator(self._method(method)(*arguments, **keywords), began)
+                status, payload = Status.DONE, pickling.dumps(None)
+            except BaseException as problem:
+                self._interruptible = False
+                status, payload = self._failed(problem)
         except BaseException as problem:
-            self._interruptible = False
             status, payload = self._failed(problem)
         self._reply(status, payload, time.monotonic() - began, Flag.LAST | Flag.STREAM)
 
@@ -282,6 +311,11 @@ def _picklable(
     values: list[Any], done: Selection, failures: dict[int, tuple[Status, Payload]]
 ) -> Iterator[tuple[Payload, Selection]]:
     """The values as one list; input by input only when that fails, so that one bad value costs only itself."""
+    if len(done) > MAX_RANGES:  # every other input failed: its selection would not fit into a frame
+        first, rest = done[:MAX_RANGES], done[MAX_RANGES:]
+        yield from _picklable(values[: sel.count(first)], first, failures)
+        yield from _picklable(values[sel.count(first) :], rest, failures)
+        return
     try:
         yield pickling.dumps(values), done
         return

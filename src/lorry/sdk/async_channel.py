@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
@@ -36,6 +37,9 @@ class AsyncChannel:
         self._lock = asyncio.Lock()
         self._sock: socket.socket | None = None
         self._waiting: dict[Key, asyncio.Queue[Frame | None]] = {}
+        self._drained: asyncio.Event | None = None
+        """Set when the socket takes frames again; shared by all who wait for that."""
+        self._guard: AsyncIterator[None] | None = None
         self.endpoint = Endpoint()
 
     @property
@@ -45,18 +49,39 @@ class AsyncChannel:
     async def open(self) -> socket.socket:
         async with self._lock:
             if self._sock is None:
-                sock = await asyncio.to_thread(blocking.connect)
+                sock = await _connected()
                 sock.setblocking(False)
                 self.endpoint.renew()
                 self._sock = sock
                 self._loop.add_reader(sock, self._readable, sock)
-                await self._ask_once("hello", greeting(), None)
+                try:
+                    await self._ask_once("hello", greeting(), None)
+                except BaseException:  # refused, or cancelled: a connection without a greeting is none
+                    self.close()
+                    raise
+                await self._close_with_loop()
             return self._sock
+
+    async def _close_with_loop(self) -> None:
+        """`asyncio.run` closes the async generators that its loop has seen: ours closes the connection, which would
+        otherwise stay open, and keep the server awake, as long as this process lives."""
+        if self._guard is None:
+            self._guard = self._until_the_loop_ends()
+            await anext(self._guard)
+
+    async def _until_the_loop_ends(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            self.close()
+            _per_loop.pop(self._loop, None)
 
     def close(self) -> None:
         """Whoever waits for an answer gets None: the connection is gone."""
         if self._sock is not None:
-            self._loop.remove_reader(self._sock)
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._sock)
+                self._wake_writers()
             self._sock.close()
             self._sock = None
         for queue in self._waiting.values():
@@ -75,6 +100,8 @@ class AsyncChannel:
         queue = queue or self._waiting.get(("request", frame.number))
         if queue is not None:
             queue.put_nowait(frame)
+        else:  # of a call that was given up
+            self.endpoint.skip(frame)
 
     async def send(self, messages: list[Message]) -> None:
         """ConnectionResetError when the connection is gone."""
@@ -89,15 +116,18 @@ class AsyncChannel:
                     await self._writable()
 
     async def _writable(self) -> None:
-        sock = self._sock
-        if sock is None:
+        if self._sock is None:
             return
-        ready = asyncio.Event()
-        self._loop.add_writer(sock, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            self._loop.remove_writer(sock)
+        if self._drained is None:
+            self._drained = asyncio.Event()
+            self._loop.add_writer(self._sock, self._wake_writers)
+        await self._drained.wait()
+
+    def _wake_writers(self) -> None:
+        if self._drained is not None and self._sock is not None:
+            self._loop.remove_writer(self._sock)
+            self._drained.set()
+            self._drained = None
 
     # Steps
 
@@ -152,7 +182,7 @@ class AsyncChannel:
         try:
             await self.send(
                 self.endpoint.encode(
-                    step.kind, step.payload, flags=step.flags | again, number=step.number, call=call, count=step.count
+                    step.kind, step.payload, flags=step.flags | again, number=step.number, call=call, count=step.inputs
                 )
             )
             frame = await queue.get()
@@ -165,7 +195,8 @@ class AsyncChannel:
     async def release_unused(self) -> None:
         released = [Message([pack(Kind.RELEASE, number=number)], []) for number in self.endpoint.maps.unused()]
         if released and self._sock is not None:
-            await self.send(released)
+            with contextlib.suppress(ConnectionError):  # whoever asks next finds out, and connects again
+                await self.send(released)
 
     async def stream(self, number: int, payload: Any) -> AsyncIterator[Any]:
         """Values of a generator."""
@@ -188,6 +219,21 @@ class AsyncChannel:
             del self._waiting[key]
 
 
+async def _connected() -> socket.socket:
+    """Connecting may start a server and take seconds: in a thread. One that nobody waits for any more is closed."""
+    connecting = asyncio.ensure_future(asyncio.to_thread(blocking.connect))
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_close_connected)
+        raise
+
+
+def _close_connected(connecting: asyncio.Future[socket.socket]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
+
+
 _per_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncChannel] = weakref.WeakKeyDictionary()
 
 
@@ -195,6 +241,8 @@ def current() -> AsyncChannel:
     """The running loop's connection."""
     loop = asyncio.get_running_loop()
     channel = _per_loop.get(loop)
+    for ended in [other for other in _per_loop if other.is_closed()]:  # of a loop that was closed by hand
+        _per_loop.pop(ended).close()
     if channel is None or not channel.usable:
         channel = _per_loop[loop] = AsyncChannel()
     return channel

@@ -147,17 +147,27 @@ class AsyncMap:
         except BaseException as problem:
             self._problem = problem
         self._state.exhausted = True
-        await self._close()
+        try:
+            await self._close()
+        except errors.Error as problem:
+            self._problem = self._problem or problem
         self._frames.put_nowait(None)
 
     async def _send_next(self, inputs: AsyncIterator[Any]) -> bool:
         part: list[Any] = []
         size = self._state.chunk_size
-        with contextlib.suppress(StopAsyncIteration):
+        problem: Exception | None = None
+        try:
             while len(part) < size:
                 part.append(await anext(inputs))
+        except StopAsyncIteration:
+            pass
+        except Exception as raised:  # after the inputs before it
+            problem = raised
         if part:
             await self._send_chunk(self._state.add(len(part), self._batch.payload(part)))
+        if problem is not None:
+            raise problem
         return len(part) == size
 
     async def end(self) -> None:

@@ -60,16 +60,17 @@ def volume_mounts(volumes: Mapping[str, Any] | None) -> Steps[tuple[VolumeMount,
 
 def check_volumes(volumes: Mapping[str, Any] | None) -> None:
     """At decoration: paths absolute, no volume twice."""
-    seen: dict[int, str] = {}
+    seen: dict[object, str] = {}
     for path, volume in (volumes or {}).items():
         name = str(path)
         if not name.startswith("/") or name == "/" or ".." in name.split("/"):
             raise InvalidError(f"a volume's path must be absolute and not / itself: {name!r}")
         if name in ("/tmp", "/root", "/proc", "/dev", "/usr", "/etc"):  # noqa: S108
             raise InvalidError(f"a volume cannot take the place of {name}; use a folder such as /data")
-        if id(volume) in seen:
-            raise InvalidError(f"the same volume is mounted at {seen[id(volume)]} and {name}; mount it once")
-        seen[id(volume)] = name
+        which = (getattr(volume, "name", None) or getattr(volume, "object_id", None)) or id(volume)
+        if which in seen:
+            raise InvalidError(f"the same volume is mounted at {seen[which]} and {name}; mount it once")
+        seen[which] = name
 
 
 def code_ref(raw: Any, qualname: str, serialized: bool) -> CodeRef:

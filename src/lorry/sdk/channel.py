@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import select
@@ -29,6 +30,18 @@ def greeting() -> dict[str, Any]:
     if identity.container is not None:
         me |= {"container_id": identity.container.container_id, "token": identity.container.token}
     return me
+
+
+_forks = 0
+"""How often this process is a forked child. Cheaper to compare than os.getpid() is to call."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class CallIds:
@@ -113,7 +126,7 @@ class Channel:
     """One blocking connection."""
 
     def __init__(self, *, may_start: bool = True) -> None:
-        self._pid = os.getpid()
+        self._forks = _forks
         self._may_start = may_start
         self._numbers = itertools.count(1)
         self._ids = CallIds()
@@ -126,7 +139,7 @@ class Channel:
     @property
     def usable(self) -> bool:
         """False in a forked child: the parent's connection is the parent's."""
-        return self._pid == os.getpid()
+        return self._forks == _forks
 
     def open(self) -> socket.socket:
         """The connection, made if there is none. The server's answer to hello stays in `server`."""
@@ -147,6 +160,9 @@ class Channel:
                     self.close()
                     if time.monotonic() > deadline:
                         raise errors.ConnectionError(_silent_server()) from None
+                except BaseException:  # refused, or Ctrl-C: a connection without a greeting is none
+                    self.close()
+                    raise
         return self.sock
 
     def _replaces(self, theirs: str) -> bool:
@@ -159,8 +175,12 @@ class Channel:
         except errors.Error:
             return False
         self.close()
-        while os.path.exists(f"/proc/{keeper}"):
-            time.sleep(CONNECT_POLL)
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(keeper)
+            try:
+                select.select([handle], [], [], SERVER_START)
+            finally:
+                os.close(handle)
         return True
 
     def close(self) -> None:
@@ -178,6 +198,7 @@ class Channel:
         if self.sock is not None:
             os.close(self.sock.detach())
             self.sock = None
+        self.endpoint.pool.close()  # this process's copies of its descriptors
 
     # Steps
 
@@ -209,6 +230,7 @@ class Channel:
         while True:
             frame = self._receive()
             if frame.number != number or frame.kind not in (Kind.REPLY, Kind.EVENT, Kind.RESULT):
+                self.endpoint.skip(frame)
                 continue  # late words about a call that was given up
             if frame.kind == Kind.RESULT:
                 return self._answer(frame)
@@ -260,21 +282,37 @@ class Channel:
         """Send a value and wait for its answer; sent again, marked so, if the server was lost meanwhile."""
         call = step.call or self._ids.next()
         flags = step.flags
+        if self.sock is not None:  # the usual case, without ceremony: this is every `.remote()`
+            try:
+                answer = self._exchange_once(step, call, flags)
+            except ConnectionError:
+                self.close()
+                flags |= Flag.AGAIN
+            else:
+                display.show_first()
+                return answer
 
         def attempt() -> Answer:
             nonlocal flags
-            assert self.sock is not None
-            messages = self.endpoint.encode(step.kind, step.payload, flags=flags, number=step.number, call=call, count=step.count)
-            flags |= Flag.AGAIN
-            send(self.sock, messages)
-            while True:
-                frame = self._receive()
-                if frame.call == call and frame.kind in (Kind.RESULT, Kind.CHUNK_ACK):
-                    return self._answer(frame)
+            sent, flags = flags, flags | Flag.AGAIN
+            return self._exchange_once(step, call, sent)
 
-        answer: Answer = self._retrying(attempt)
+        late: Answer = self._retrying(attempt)
         display.show_first()
-        return answer
+        return late
+
+    def _exchange_once(self, step: Send, call: bytes, flags: int) -> Answer:
+        sock = self.sock
+        assert sock is not None
+        for buffers, ancillary in self.endpoint.encode(
+            step.kind, step.payload, flags=flags, number=step.number, call=call, count=step.inputs
+        ):
+            sock.sendmsg(buffers, ancillary)
+        while True:
+            frame = self._receive()
+            if frame.call == call and frame.kind in (Kind.RESULT, Kind.CHUNK_ACK):
+                return self._answer(frame)
+            self.endpoint.skip(frame)
 
     def _receive(self) -> Frame:
         assert self.sock is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import pickle
-import typing
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -178,15 +178,33 @@ def check_class(raw: type) -> None:
         )
     if not remote_methods(raw):
         raise InvalidError(f"{raw.__name__} has no method marked with @lorry.method()")
-    annotations = typing.get_type_hints(raw) if declared_parameters(raw) else {}
+    types = _parameter_types(raw)
     for name in declared_parameters(raw):
-        if annotations.get(name) not in Parameter.TYPES:
+        if types.get(name) not in Parameter.TYPES:
             raise InvalidError(f"parameter {raw.__name__}.{name} needs a type: str, int, bytes or bool")
+
+
+def _parameter_types(raw: type) -> dict[str, Any]:
+    """Types of the declared parameters. Other annotations may name packages that only the image has."""
+    named = {kind.__name__: kind for kind in Parameter.TYPES}
+    found: dict[str, Any] = {}
+    for base in reversed(raw.__mro__):
+        for name, hint in _annotations(base).items():
+            found[name] = named.get(hint.strip("'\""), hint) if isinstance(hint, str) else hint
+    return found
+
+
+def _annotations(base: type) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(base, format=annotationlib.Format.FORWARDREF)
+    return inspect.get_annotations(base)
 
 
 def _check_parameters(raw: type, given: dict[str, Any]) -> None:
     declared = declared_parameters(raw)
-    hints = typing.get_type_hints(raw) if declared else {}
+    hints = _parameter_types(raw)
     for name, value in given.items():
         if name not in declared:
             raise InvalidError(f"{raw.__name__} has no parameter {name!r}; it has {sorted(declared) or 'none'}")

@@ -87,7 +87,7 @@ def method(_warn: Any = None, *, is_generator: bool | None = None) -> Callable[[
 
 
 def concurrent(
-    _warn: Any = None, *, max_inputs: int, target_inputs: int | None = None
+    _warn: Any = None, *, max_inputs: int | None = None, target_inputs: int | None = None
 ) -> Callable[[Any], Any]:
     """Several inputs at a time in one container: async functions on one loop, others in threads.
 
@@ -95,7 +95,7 @@ def concurrent(
     _forgot_parentheses("concurrent", _warn)
     if isinstance(max_inputs, bool) or not isinstance(max_inputs, int) or max_inputs < 1:
         raise InvalidError(f"max_inputs={max_inputs!r} must be a whole number of at least 1")
-    if target_inputs is not None and not 1 <= target_inputs <= max_inputs:
+    if target_inputs is not None and not (isinstance(target_inputs, int) and 1 <= target_inputs <= max_inputs):
         raise InvalidError(f"target_inputs={target_inputs!r} must be between 1 and max_inputs={max_inputs}")
     marks = {"max_inputs": max_inputs, "target_inputs": target_inputs}
     return lambda target: _mark(target, "concurrent", concurrent=marks)

@@ -237,8 +237,13 @@ class LogFollower:
             except errors.Error:
                 break
         self._channel = None
+        self._forget()
         self._ready.set()
         channel.close()
+
+    def _forget(self) -> None:
+        with contextlib.suppress(ValueError):
+            _followers.remove(self)
 
     def _event(self, event: dict[str, Any]) -> None:
         for row in event.get("lines", ()):
@@ -257,7 +262,7 @@ class LogFollower:
     def close(self) -> None:
         """Waits for the last line: the server ends the log when the app's containers are gone. A reader that
         does not read is waited for, as it is by any program that prints."""
-        _followers.remove(self)
+        self._forget()
         before = -1
         while self._thread.is_alive() and (self._shown != before or self._writing):
             before = self._shown

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lorry.errors import CallCancelledError
+from lorry.errors import CallCancelledError, InternalError
 from lorry.model import selection as sel
 from lorry.model.records import Selection, Status
 from lorry.sdk.results import exception_of, load
@@ -134,9 +134,12 @@ class MapState:
     def _values(self, frame: Frame, pieces: list[Piece], count: int) -> list[Any]:
         if frame.status == Status.OK:
             try:
-                return list(load(pieces))
+                values = list(load(pieces))
             except Exception as unreadable:
                 return [Outcome(unreadable)] * count
+            if len(values) == count:
+                return values
+            return [Outcome(InternalError(f"a container sent {len(values)} results for {count} inputs"))] * count
         problem = exception_of(frame.status, bytes(pieces[0]))
         return [Outcome(problem) for _ in range(count)]
 

@@ -16,7 +16,7 @@ from lorry.sdk.channel import CallIds, Channel, drive
 from lorry.sdk.map_state import Chunk, MapState, Outcome
 from lorry.wire import pickling
 from lorry.wire.control import encode, raise_error
-from lorry.wire.endpoint import Frame, Message, receive, send
+from lorry.wire.endpoint import Frame, Message, receive_locked, send
 from lorry.wire.frames import Flag, Kind, pack, pack_selection
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Mapper:
         """The same for `async for`; iterables may be asynchronous too."""
         from lorry.sdk.async_mapping import async_map
 
+        if not iterables:
+            raise TypeError("map needs at least one iterable of inputs")
         _refuse_generators(self._function)
         return async_map(
             self._function, iterables, kwargs or {}, self._starred, order_outputs, return_exceptions
@@ -151,8 +153,6 @@ class SyncMap:
 
     def _finished(self) -> bool:
         with self._changed:
-            if self._problem is not None and not self._state.exhausted:
-                self._state.exhausted = True
             return self._state.done
 
     def _next_parts(self) -> list[list[Any]]:
@@ -171,7 +171,7 @@ class SyncMap:
         """One frame; reconnects if the server was lost."""
         sock = self._channel.sock
         try:
-            frame = receive(sock, self._channel.endpoint) if sock is not None else None
+            frame = receive_locked(sock, self._channel.endpoint, self._changed) if sock is not None else None
         except OSError:
             frame = None
         if frame is None:
@@ -281,7 +281,8 @@ class SyncMap:
         """One chunk; False at the end of the inputs. The iterator runs outside the lock: it may block."""
         inputs: list[Any] = []
         try:
-            inputs.extend(itertools.islice(self._inputs, self._state.chunk_size))
+            for value in itertools.islice(self._inputs, self._state.chunk_size):
+                inputs.append(value)  # noqa: PERF402 - `extend` loses what came before the iterator raised
         except BaseException as problem:
             self._problem = problem
         if inputs:
@@ -357,6 +358,6 @@ def _deliver(channel: Channel, call: bytes, start: int, part: list[Any], batch: 
 
     from lorry.sdk.steps import Send
 
-    answer = channel.exchange(Send(Kind.CHUNK, start, batch.payload(part), call=call, count=len(part)))
+    answer = channel.exchange(Send(Kind.CHUNK, start, batch.payload(part), call=call, inputs=len(part)))
     if answer.frame.status:
         raise_error(json.loads(answer.frame.body))

@@ -6,6 +6,7 @@ Names and meanings are those of SDK.md. A parameter that this version does not a
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import warnings
 from collections.abc import Collection, Sequence
@@ -77,8 +78,8 @@ def seconds(value: float | int | str, name: str) -> float:
         value = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidError(f"{name} must be a number of seconds or a text, not {value!r}")
-    if not value > 0:
-        raise InvalidError(f"{name}={value!r} must be more than 0 seconds")
+    if not 0 < value < math.inf:
+        raise InvalidError(f"{name}={value!r} must be more than 0 seconds, and finite")
     return float(value)
 
 
@@ -90,7 +91,7 @@ def mebibytes(value: int | float | str, name: str) -> int:
         if match is None or unit not in _MEMORY_UNITS:
             raise InvalidError(f'{name}={value!r}: give MiB as a number, or a text such as "8GB"')
         value = float(match.group(1)) * _MEMORY_UNITS[unit]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
         raise InvalidError(f"{name}={value!r} must be a number of MiB, at least 1")
     return int(value)
 
@@ -108,7 +109,7 @@ def _pair(value: Any, name: str, convert: Any) -> tuple[Any, Any]:
 
 
 def _cores(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise InvalidError(f"{name}={value!r} must be a number of cores above 0")
     return float(value)
 

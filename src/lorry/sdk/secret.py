@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,17 +90,23 @@ class Secret:
 
 
 def parse_dotenv(text: str) -> dict[str, str]:
-    """KEY=value lines; `export`, quotes and # comments as shells know them."""
+    """KEY=value lines; `export`, quotes and # comments as shells know them. Between double quotes \\n is a newline."""
     values: dict[str, str] = {}
-    for line in text.splitlines():
-        line = line.strip().removeprefix("export ")
-        key, found, value = line.partition("=")
-        if not found or line.startswith("#"):
+    for line in text.removeprefix("\ufeff").splitlines():
+        found = _ASSIGNMENT.fullmatch(line)
+        if found is None:
             continue
-        value = value.strip()
-        if value[:1] in ("'", '"') and value.endswith(value[:1]) and len(value) > 1:
-            value = value[1:-1]
+        key, single, double, plain = found.groups()
+        if double is not None:
+            values[key] = _ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), double)
         else:
-            value = value.partition(" #")[0].strip()
-        values[key.strip()] = value
+            values[key] = single if single is not None else _COMMENT.sub("", plain).strip()
     return values
+
+
+_ASSIGNMENT = re.compile(
+    r"""\s*(?:export\s+)?([^\s=#'"]+)\s*=\s*(?:'([^']*)'\s*(?:\#.*)?|"((?:[^"\\]|\\.)*)"\s*(?:\#.*)?|(.*))"""
+)
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}

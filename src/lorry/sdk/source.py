@@ -48,11 +48,12 @@ def take(entry: ModuleType | None) -> Snapshot:
     _local_root[:] = [str(root)]
     snapshot = Snapshot(root)
     if file:
-        _add(snapshot, Path(file))
+        _add(snapshot, Path(file).resolve())
     for module in list(sys.modules.values()):
         for path in _module_files(module):
-            if path.is_relative_to(root) and not _installed(path):
-                _add(snapshot, path)
+            inside = path if path.is_relative_to(root) else path.resolve()
+            if inside.is_relative_to(root) and not _installed(path) and not _installed(path.resolve()):
+                _add(snapshot, inside)
     return snapshot
 
 
@@ -89,10 +90,13 @@ def local_path(file: str) -> str:
 
 def _module_files(module: ModuleType) -> Iterator[Path]:
     """The module's own file; for a package all its Python files: some are imported only in the container."""
-    file = getattr(module, "__file__", None)
+    # Not getattr: lazy modules import something, or raise anything, when they are asked.
+    file = getattr(module, "__dict__", {}).get("__file__")
     if not isinstance(file, str) or not file.endswith(".py"):
         return
-    path = Path(file).resolve()
+    path = Path(os.path.abspath(file))  # a link below the root keeps its own name, as imports know it
+    if not path.is_file():  # deleted since it was imported, or inside an archive
+        return
     if path.name == "__init__.py" and not _installed(path):
         yield from (found for found in path.parent.rglob("*.py") if found.is_file())
     yield path
@@ -116,7 +120,6 @@ def _installed(path: Path) -> bool:
 
 
 def _add(snapshot: Snapshot, path: Path) -> None:
-    path = path.resolve()
     size = path.stat().st_size
     if size > MAX_FILE:
         raise InvalidError(

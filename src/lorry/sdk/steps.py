@@ -10,8 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from lorry.wire.endpoint import Frame
 from lorry.wire.pickling import Piece
@@ -21,8 +20,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A request to the API; the step's value is the reply, or its error is raised there."""
 
     method: str
@@ -33,8 +31,7 @@ class Ask:
     """The answer may be a RESULT frame instead of a reply; the step's value is then an Answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """A frame with a payload that is answered by a frame of the same call: CALL → RESULT, SPAWN → CHUNK_ACK."""
 
     kind: int
@@ -43,12 +40,11 @@ class Send:
     flags: int = 0
     call: bytes | None = None
     """None: a new call id is made."""
-    count: int = 1
-    """Inputs in the payload."""
+    inputs: int = 1
+    """How many are in the payload."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A frame and its payload, whose views live as long as something refers to them."""
 
     frame: Frame

@@ -148,6 +148,7 @@ class CallApi:
         )
         await self._journal.open_call(record)
         self._switch.open_calls[call] = record
+        self._switch.openers[call] = session.peer
         if params.get("subscribe"):
             self._journal.subscribe(call, session.peer)
         return {}
@@ -159,6 +160,7 @@ class CallApi:
         if record.state is CallState.CANCELLED:
             raise errors.ExecutionError("the call was cancelled")
         self._switch.open_calls[call] = record
+        self._switch.openers[call] = session.peer
         session.peer.reply(number, {"state": record.state.value})
         self._journal.subscribe(call, session.peer)  # after the reply: nobody reads results before it
         return NO_REPLY
@@ -166,7 +168,9 @@ class CallApi:
     async def map_close(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{call}: no more chunks will come."""
         call = call_bytes(params["call"])
+        await self._switch.arrived(call)
         self._switch.open_calls.pop(call, None)
+        self._switch.openers.pop(call, None)
         await self._journal.close_call(call)
         return {}
 
@@ -184,6 +188,7 @@ class CallApi:
         record = self._store.call(call)
         cancelled = await self._journal.cancel(call)
         self._switch.open_calls.pop(call, None)
+        self._switch.openers.pop(call, None)
         self._switch.cancel(call, record.function, "the call was cancelled")
         return {"cancelled": cancelled}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -219,7 +218,7 @@ class ObjectApi:
                 pass
             else:
                 raise errors.AlreadyExistsError(f"secret {name!r} exists; use --force to replace it")
-        secret_id = new_id("se", _content_id(name, values))
+        secret_id = new_id("se", self._content_id(name, values))
         record = SecretRecord(
             secret_id=secret_id,
             name=name,
@@ -229,6 +228,12 @@ class ObjectApi:
         )
         await self._store.put_secret(record)
         return {"secret_id": secret_id}
+
+    def _content_id(self, name: str | None, values: dict[str, str]) -> bytes:
+        """Same name and values, same id: a second run of an app finds the same secret. Keyed, because ids are shown:
+        a plain hash would let anyone who sees one try values."""
+        text = repr((name, sorted(values.items())))
+        return self._provision.secrets.fingerprint(text.encode())[:16]
 
     async def secret_lookup(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         record = self._store.secret(name=params.get("name"), secret_id=params.get("secret_id"))
@@ -261,9 +266,3 @@ def _check_declared(session: Session, volume_id: str, *, writes: bool = False) -
         if mount.volume_id == volume_id and not (writes and mount.read_only):
             return
     raise errors.NotFoundError("this function does not mount that volume, or only for reading: see volumes=")
-
-
-def _content_id(name: str | None, values: dict[str, str]) -> bytes:
-    """Same name and values, same id: a second run of an app finds the same secret. 128 bits of SHA-256."""
-    text = repr((name, sorted(values.items())))
-    return hashlib.sha256(text.encode()).digest()[:16]

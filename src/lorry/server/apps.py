@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 from typing import Any
 
 from lorry.clock import Clock
-from lorry.errors import NotFoundError
+from lorry.errors import NotFoundError, StorageFullError
 from lorry.ids import new_id
 from lorry.model.function import FunctionSpec
 from lorry.model.records import AppRecord, AppState, CallState
+from lorry.server.container import Container
 from lorry.server.fleet import Fleet
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
@@ -182,25 +184,37 @@ class Apps:
         if self._alive.pop(app_id, None) is None:
             return
         self._unwatch(app_id)
-        await self._store.set_app(app_id, AppState.STOPPED, self._clock.wall())
+        with contextlib.suppress(StorageFullError):  # then it stops all the same; a restart stops it again
+            await self._store.set_app(app_id, AppState.STOPPED, self._clock.wall())
         numbers = [function.number for function in self._store.functions(app_id)]
-        for call in self._store.calls(app_id, limit=1_000_000):
-            if call.state in (CallState.OPEN, CallState.CLOSED):
-                await self._journal.cancel(call.call)
+        calls = self._store.calls(app_id, limit=1_000_000)
+        unfinished = [call.call for call in calls if call.state in (CallState.OPEN, CallState.CLOSED)]
+        with contextlib.suppress(StorageFullError):
+            await asyncio.gather(*map(self._journal.cancel, unfinished))
         for number in numbers:
             self._scaler.apps.pop(number, None)
             self._switch.stop_function(number, f"the app was stopped: {reason}")
         containers = [c for c in self._fleet.containers.values() if c.app_id == app_id]
         for container in containers:
             self._fleet.stop(container.container_id, f"the app was stopped: {reason}", within=STOP_WITHIN)
-        await self._gone([container.container_id for container in containers])
+        await self._gone(containers)
         self._logs.close_app(app_id, {"reason": reason})
+        self._forget(numbers)
 
-    async def _gone(self, containers: list[str]) -> None:
+    async def _gone(self, containers: list[Container]) -> None:
         """Wait for the containers' ends: they are certain, because each stop ends in a kill."""
-        deadline = self._clock.monotonic() + STOP_WITHIN + 2 * LOG_DRAIN
-        while self._clock.monotonic() < deadline and any(c in self._fleet.containers for c in containers):
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_WITHIN + 2 * LOG_DRAIN):
+                await asyncio.gather(*(container.gone.wait() for container in containers))
+
+    def _forget(self, numbers: list[int]) -> None:
+        """Memory must not grow with the apps that were here. What still has a container is left alone."""
+        left = {container.target for container in self._fleet.containers.values()}
+        for number in numbers:
+            if number not in left:
+                self._switch.forget_function(number)
+                self._fleet.forget_function(number)
+                self._scaler.forget_function(number)
 
     # After a restart of the worker
 
@@ -218,6 +232,8 @@ class Apps:
                 self._watch_client(record)
             elif record.state is AppState.DETACHED:
                 self._retire(record.app_id, "its calls are done")
+            elif record.state is AppState.DEPLOYED and self._store.functions(record.app_id):
+                self.replace(record.app_id)  # an older version may have been on its way out
 
     def describe(self, record: AppRecord) -> dict[str, Any]:
         """For listings."""

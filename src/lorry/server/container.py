@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -45,6 +46,8 @@ class Container:
     charge: bool = True
     """False when it was killed for the sake of another input: its inputs run again off their budget."""
     peak_memory: int = 0
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it has ended and is accounted for."""
 
     def __post_init__(self) -> None:
         self.machine = container_machine(self.container_id)

@@ -143,13 +143,14 @@ class Fleet:
             self._start_failed(container, f"{type(problem).__name__}: {message}")
             await self._bury(container)
             return
-        container.machine.fire(ContainerEvent.SPAWNED, now())
+        if container.machine.allows(ContainerEvent.SPAWNED):  # not if it was quicker than we: see `ready`
+            container.machine.fire(ContainerEvent.SPAWNED, now())
         container.pump = OutputPump(self._loop, container.process.outputs, self._output_sink(container))
         self._spawn(self._watch(container))
         self._loop.call_later(container.spec.effective_startup_timeout, self._boot_overdue, container)
-        await self._s.store.put_container(container.record())
         if container.state is ContainerState.STOPPING:  # stopped while it was being started
             container.process.kill()
+        await _quietly(self._s.store.put_container(container.record()))
 
     def _start_failed(self, container: Container, text: str) -> None:
         """Its inputs cannot run: they end with this text."""
@@ -200,6 +201,7 @@ class Fleet:
 
     def ready(self, container: Container) -> None:
         """Imports and enter hooks are done."""
+        self._up(container)
         if container.state is not ContainerState.BOOTING:
             return
         now = self._s.clock.monotonic()
@@ -218,12 +220,18 @@ class Fleet:
 
     def boot_failed(self, container: Container, failure: str) -> None:
         """The user's module or an enter hook raised: reported once to everything that waits."""
+        self._up(container)
         if container.state is not ContainerState.BOOTING:
             return
         container.machine.fire(ContainerEvent.BOOT_FAILED, self._s.clock.monotonic())
         container.reason = "its import or @enter raised"
         self._count_failure(container.target)
         self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.ERROR, failure))
+
+    def _up(self, container: Container) -> None:
+        """It speaks before the launcher has said that it is there."""
+        if container.state is ContainerState.STARTING:
+            container.machine.fire(ContainerEvent.SPAWNED, self._s.clock.monotonic())
 
     def disconnected(self, container: Container, peer: Peer) -> None:
         """Its socket closed. It is dead or will be in a moment; the exit decides."""
@@ -321,6 +329,7 @@ class Fleet:
         usage = self._s.store.add_usage(container.usage(wall))
         gone = self._s.store.put_container(container.record(stopped_at=wall))
         self.containers.pop(container.container_id, None)
+        container.gone.set()
         self._announce(container)
         self.on_change(container.target)
         self.on_freed()
@@ -410,6 +419,11 @@ class Fleet:
             work.batch = self._s.store.call(call).kind == "map"
             work.journaled = True
         return work
+
+    def forget_function(self, target: int) -> None:
+        """Its app is stopped and none of its containers is left."""
+        for table in (self._boot_deaths, self.failed_starts, self.peaks):
+            table.pop(target, None)
 
     # Small things
 

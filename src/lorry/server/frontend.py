@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorry import __version__, errors
-from lorry.model.records import Status
+from lorry.model.records import CallRecord, Status
 from lorry.scheduler.dispatch import Work
 from lorry.server.container import Container
 from lorry.server.fleet import Fleet
@@ -25,6 +25,7 @@ from lorry.server.logs import LogStore
 from lorry.server.parcels import Broker, Parcel
 from lorry.server.peers import Header, Peer, close_all
 from lorry.server.switch import Switch
+from lorry.timeouts import UNCLAIMED
 from lorry.wire.control import MAX_MESSAGE
 from lorry.wire.frames import MAX_FRAME, PROTOCOL_VERSION, Flag, Kind, pack, unpack_selection
 
@@ -96,6 +97,28 @@ class Frontend:
             self._journal.unsubscribe(peer)
             self._logs.unfollow(peer)
             self.on_gone(identity)
+            for call in [call for call, opener in self._switch.openers.items() if opener is peer]:
+                self._loop.call_later(UNCLAIMED, self._abandoned, call, peer)
+
+    def abandon_later(self, call: bytes) -> None:
+        """A map of an earlier life of the server: its client comes back, or nobody finishes it."""
+        self._loop.call_later(UNCLAIMED, self._abandoned, call, None)
+
+    def _abandoned(self, call: bytes, peer: Peer | None) -> None:
+        """The client of an unfinished map went away, and did not come back on another connection."""
+        record = self._switch.open_calls.get(call)
+        if record is None or self._switch.openers.get(call) is not peer:
+            return
+        self._switch.open_calls.pop(call)
+        self._switch.openers.pop(call, None)
+        self._run(_quietly(self._give_up(record)))
+
+    async def _give_up(self, record: CallRecord) -> None:
+        if record.keep_results:  # half a `spawn_map`: what was acknowledged runs
+            await self._journal.close_call(record.call)
+            return
+        await self._journal.cancel(record.call)
+        self._switch.cancel(record.call, record.function, "its client went away")
 
     # Hello
 
@@ -121,7 +144,6 @@ class Frontend:
         except (ValueError, TypeError, KeyError):
             peer.close()
             return
-        peer.assembler.limit = MAX_INNER if inner else MAX_MESSAGE
         peer.reply(header[4], answer)
 
     def _hello(self, peer: Peer, parameters: dict[str, Any], inner: bool) -> dict[str, Any]:
@@ -132,17 +154,15 @@ class Frontend:
             )
         greeting: dict[str, Any] = {"version": __version__, "pid": os.getpid(), "protocol": PROTOCOL_VERSION}
         if not inner:
-            peer.identity = Session(peer, peer.pid)
-            peer._handler = self._from_client
+            peer.become(Session(peer, peer.pid), self._from_client, MAX_MESSAGE)
         elif parameters.get("role") == "container":
             greeting |= self._fleet.hello(peer, parameters)
-            peer._handler = self._from_container
+            peer.become(self._fleet.identify(parameters), self._from_container, MAX_INNER)
         else:
             container = self._fleet.identify(parameters)
             if container.spec.restrict_access:
                 raise errors.InvalidError("this function was declared with restrict_access=True: it may call nothing")
-            peer.identity = Session(peer, peer.pid, container)
-            peer._handler = self._from_client
+            peer.become(Session(peer, peer.pid, container), self._from_client, MAX_INNER)
             greeting["app_id"] = container.app_id
         return greeting
 
@@ -160,7 +180,9 @@ class Frontend:
             elif kind in (Kind.CHUNK, Kind.SPAWN):
                 parcel = self._broker.receive(peer, header[1], body, descriptors)
                 accept = self._accept_chunk if kind == Kind.CHUNK else self._accept_spawn
-                self._run(self._accept(peer, header, parcel, accept))
+                task = self._run(self._accept(peer, header, parcel, accept))
+                if kind == Kind.CHUNK:
+                    self._note_arrival(header[6], task)
             elif kind == Kind.RESULT_ACK:
                 selection, _ = unpack_selection(memoryview(body))
                 self._run(_quietly(self._journal.acknowledge(header[6], header[4], selection)))
@@ -189,15 +211,30 @@ class Frontend:
         finally:
             self._broker.let_go(parcel, header)
         peer.send([pack(Kind.CHUNK_ACK, number=chunk, call=call)])
-        if work is not None:
+        if work is not None and not self._switch.takes(work):
+            with contextlib.suppress(errors.StorageFullError):
+                await self._journal.cancel(call)
+        elif work is not None:
             keep = parcel.segment is None and self._switch.queue_is_short(work.target)
             self._switch.submit(work, parcel if keep else None)
 
-    async def _accept_chunk(self, _session: Session, header: Header, parcel: Parcel) -> Work | None:
+    def _note_arrival(self, call: bytes, task: asyncio.Task[None]) -> None:
+        arriving = self._switch.arriving
+        arriving.setdefault(call, set()).add(task)
+
+        def arrived(done: asyncio.Task[None]) -> None:
+            arriving[call].discard(done)
+            if not arriving[call]:
+                del arriving[call]
+
+        task.add_done_callback(arrived)
+
+    async def _accept_chunk(self, session: Session, header: Header, parcel: Parcel) -> Work | None:
         _, flags, _, _, chunk, _, call, _, count = header
         record = self._switch.open_calls.get(call)
         if record is None:
             raise errors.NotFoundError("this map is closed, cancelled or unknown")
+        self._switch.openers[call] = session.peer
         if not await self._journal.accept_chunk(call, chunk, count, parcel):
             return None
         return Work(
@@ -250,7 +287,8 @@ class Frontend:
             if kind == Kind.RESULT:
                 if header[1] & Flag.OUTPUT and container.pump is not None:
                     container.pump.drain()
-                Status(header[2])
+                if header[2] >= len(Status):
+                    raise ValueError(f"no status {header[2]}")
                 self._switch.result(container.container_id, peer, header, body, descriptors)
             elif kind == Kind.REQUEST:
                 self._container_request(peer, container, header, body)
@@ -278,10 +316,11 @@ class Frontend:
                 container.pump.drain()
             self._fleet.boot_failed(container, str(message["params"]["failure"]))
 
-    def _run(self, work: Any) -> None:
-        task = self._loop.create_task(work)
+    def _run(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _quietly(write: Awaitable[Any]) -> None:

@@ -11,12 +11,18 @@ from typing import NamedTuple
 
 from lorry import faults
 from lorry.clock import Clock
-from lorry.errors import CallCancelledError, NotFoundError, OutputExpiredError, StorageFullError
+from lorry.errors import CallCancelledError, Error, NotFoundError, OutputExpiredError, StorageFullError
 from lorry.model.records import CallKind, CallRecord, CallState, ChunkRecord, ResultRecord, Selection, Status
 from lorry.server.parcels import Broker, Parcel, Spool
 from lorry.server.peers import Peer
 from lorry.store.interface import Store
 from lorry.wire.frames import MAX_RANGES, Flag, Kind, pack, pack_selection
+
+
+SETTLE = 10.0
+"""Seconds that a server which stops waits for its last results to be on disk."""
+FULL_PAUSE = 1.0
+"""Seconds between two tries to write a result to a full disk."""
 
 
 class Outcome(NamedTuple):
@@ -34,7 +40,7 @@ class Outcome(NamedTuple):
 @dataclass(slots=True, eq=False)
 class _Listeners:
     subscriber: Peer | None = None
-    waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    waiters: dict[asyncio.Future[None], Peer] = field(default_factory=dict)
 
 
 class Journal:
@@ -100,20 +106,26 @@ class Journal:
 
     async def _record(self, outcome: Outcome) -> None:
         try:
+            while not await self._written(outcome):
+                await asyncio.sleep(FULL_PAUSE)
+        finally:
+            self._broker.let_go(outcome.parcel, outcome)
+
+    async def _written(self, outcome: Outcome) -> bool:
+        """False when the disk is full: the result waits in memory and is tried again; its input is acknowledged
+        work."""
+        try:
             payload = await self._durable(outcome.call, outcome.parcel)
             if faults.armed:
                 faults.point("worker.before_result_commit")
             accepted = await self._store.record_results([self._row(outcome, payload)])
-            if faults.armed:
-                faults.point("worker.after_result_commit")
-            if accepted[0]:
-                self._deliver(outcome)
         except StorageFullError:
-            # The disk is full: the result waits in memory and is tried again; its input is acknowledged work.
-            await asyncio.sleep(1.0)
-            self.record(outcome)
-        finally:
-            self._broker.let_go(outcome.parcel, outcome)
+            return False
+        if faults.armed:
+            faults.point("worker.after_result_commit")
+        if accepted[0]:
+            self._deliver(outcome)
+        return True
 
     def _row(self, outcome: Outcome, payload: bytes) -> ResultRecord:
         flag = b"\1" if outcome.batch else b"\0"
@@ -158,9 +170,12 @@ class Journal:
         assert len(outcome.indices) <= MAX_RANGES
         self._broker.send(peer, header, outcome.parcel, pack_selection(outcome.indices))
 
-    def _outcome(self, row: ResultRecord) -> Outcome:
+    def _send_row(self, peer: Peer, row: ResultRecord, number: int | None = None) -> None:
         parcel = self._spool.open(row.payload[1:])
-        return Outcome(row.call, row.chunk, row.indices, row.status, parcel, 0, row.payload[:1] == b"\1")
+        outcome = Outcome(row.call, row.chunk, row.indices, row.status, parcel, 0, row.payload[:1] == b"\1")
+        self._broker.hold(parcel, outcome)  # so that its file is closed if the peer has gone
+        self._send(peer, outcome, number)
+        self._broker.let_go(parcel, outcome)
 
     # Listening
 
@@ -170,11 +185,15 @@ class Journal:
         after = (-1, -1)
         while rows := self._store.results(call, after=after):
             for row in rows:
-                self._send(peer, self._outcome(row))
+                self._send_row(peer, row)
             after = (rows[-1].chunk, rows[-1].indices[0][0])
 
     def unsubscribe(self, peer: Peer) -> None:
+        """It has gone: it listens to nothing, and its waiting requests end."""
         for call, listeners in list(self._listeners.items()):
+            for waiter, waiting in listeners.waiters.items():
+                if waiting is peer and not waiter.done():
+                    waiter.set_result(None)
             if listeners.subscriber is peer:
                 listeners.subscriber = None
                 if not listeners.waiters:
@@ -187,37 +206,43 @@ class Journal:
         """Send the result of one input as a RESULT frame of this request's number. False: not ready in time."""
         deadline = None if wait is None else self._clock.monotonic() + wait
         while True:
+            over = self._over(call)  # asked first: a result that is committed meanwhile is found below
             row = self._store.result(call, chunk, index)
             if row is not None:
-                self._send(peer, self._outcome(row), number)
+                self._send_row(peer, row, number)
                 return True
-            self._check_pending(call)
+            if peer.closed:  # nobody waits any more
+                return True
+            if over is not None:
+                raise over
             left = None if deadline is None else deadline - self._clock.monotonic()
             if left is not None and left <= 0:
                 return False
-            await self._wait(call, left)
+            await self._wait(call, peer, left)
 
-    def _check_pending(self, call: bytes) -> None:
-        """A call that is over and has no result row for this input will never have one."""
+    def _over(self, call: bytes) -> Error | None:
+        """Why an input of this call that has no result row now will never have one; None if it may."""
+        name = f"fc-{call.hex()}"
         try:
             record = self._store.call(call)
         except NotFoundError:
-            raise OutputExpiredError(
-                f"the result of fc-{call.hex()} is not kept any more (results stay 7 days), or the id is wrong"
-            ) from None
+            return OutputExpiredError(
+                f"the result of {name} is not kept any more (results stay 7 days), or the id is wrong"
+            )
         if record.state is CallState.CANCELLED:
-            raise CallCancelledError(f"fc-{call.hex()} was cancelled")
+            return CallCancelledError(f"{name} was cancelled")
         if record.state is CallState.DONE:
-            raise NotFoundError(f"fc-{call.hex()} is done and has no such input, or its result was read by a map")
+            return NotFoundError(f"{name} is done and has no such input, or its result was read by a map")
+        return None
 
-    async def _wait(self, call: bytes, seconds: float | None) -> None:
+    async def _wait(self, call: bytes, peer: Peer, seconds: float | None) -> None:
         listeners = self._listeners.setdefault(call, _Listeners())
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        listeners.waiters.add(waiter)
+        listeners.waiters[waiter] = peer
         try:
             await asyncio.wait([waiter], timeout=seconds)
         finally:
-            listeners.waiters.discard(waiter)
+            del listeners.waiters[waiter]
             if not listeners.waiters and listeners.subscriber is None:
                 self._listeners.pop(call, None)
 
@@ -231,9 +256,10 @@ class Journal:
         return cancelled
 
     async def settle(self) -> None:
-        """Wait for the writes under way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait for the writes under way; not for ever, because a full disk may stay full. What is not written then
+        runs again at the next start."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=SETTLE)
 
 
 def new_call(

@@ -88,13 +88,15 @@ def main(state: str, runtime: str, command: list[str]) -> int:
     if not lock(state):
         return EXIT_FINISHED
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    parent = os.path.dirname(runtime)
-    os.makedirs(parent, mode=0o700, exist_ok=True)
-    private_folder(runtime, 0o700)
     inner = os.path.join(runtime, "inner")
-    private_folder(inner, 0o755)
-    # The inner socket first: a client that can connect finds a server that can run containers.
-    listeners = [listen(os.path.join(inner, "s"), 0o666), listen(os.path.join(runtime, "s"), 0o600)]
+    try:
+        os.makedirs(os.path.dirname(runtime), mode=0o700, exist_ok=True)
+        private_folder(runtime, 0o700)
+        private_folder(inner, 0o755)
+        # The inner socket first: a client that can connect finds a server that can run containers.
+        listeners = [listen(os.path.join(inner, "s"), 0o666), listen(os.path.join(runtime, "s"), 0o600)]
+    except OSError as refused:
+        sys.exit(f"no sockets can be made in {runtime}: {refused.strerror}; set LORRY_RUNTIME_DIR to a folder of yours")
     stopping = False
     worker: subprocess.Popen[bytes] | None = None
 
@@ -102,7 +104,8 @@ def main(state: str, runtime: str, command: list[str]) -> int:
         nonlocal stopping
         stopping = True
         if worker is not None and worker.returncode is None:
-            worker.terminate()
+            # Not worker.terminate(): that waits for the child first, and would take its end away from `wait_for`.
+            os.kill(worker.pid, signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the client
@@ -124,8 +127,9 @@ def main(state: str, runtime: str, command: list[str]) -> int:
         lived = time.monotonic() - began > HEALTHY
         failures = 0 if lived else failures + 1
         pause = 0.0 if lived else min(RESTART_MAX, pause * 2 or 0.02)
-        if not stopping:
-            time.sleep(pause)
+        resume = time.monotonic() + pause
+        while not stopping and time.monotonic() < resume:
+            time.sleep(0.02)  # a signal does not cut a sleep short
     for listener in listeners:
         os.unlink(listener.getsockname())
     reap_rest()

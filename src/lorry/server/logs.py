@@ -27,6 +27,8 @@ leaves the loop to the others."""
 PERIOD = 0.05
 MAX_BEHIND = 256
 """Frames of 64 KiB that may wait for a follower."""
+MAX_OPEN = 64
+"""Log files held open; of more apps than that the one opened first is opened again."""
 MARK = "\x1e"
 
 
@@ -68,6 +70,8 @@ class LogStore:
     def _write(self, app_id: str, text: str) -> None:
         file = self._files.get(app_id)
         if file is None:
+            if len(self._files) >= MAX_OPEN:
+                self._files.pop(next(iter(self._files))).close()
             file = self._files[app_id] = (self._root / f"{app_id}.jsonl").open("a", encoding="utf-8")
         file.write(text)
         file.flush()
@@ -144,12 +148,14 @@ class LineAssembler:
         *whole, self._rest = text.split("\n")
         lines = [line.removesuffix("\r") for line in whole]  # a final \r marks a bar that is being drawn
         if len(self._rest) > MAX_LINE or (final and self._rest):
-            lines.append(self._rest)
+            lines.append(self._rest.removesuffix("\r"))
             self._rest = ""
         elif "\r" in self._rest:  # a progress bar: pass on what it shows now
-            shown, _, self._rest = self._rest.rpartition("\r")
+            drawn, _, rest = self._rest.rpartition("\r")
+            shown = drawn.rpartition("\r")[2]
             if shown:
-                lines.append(shown.rpartition("\r")[2] + "\r")
+                lines.append(shown + "\r")
+            self._rest = rest or f"{shown}\r"  # what is shown stays until it is overwritten, or becomes the line
         return [part for line in lines for part in _fold(line)]
 
 

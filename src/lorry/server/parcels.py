@@ -7,6 +7,7 @@ its owner gets RELEASE and writes the next one over it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorry.errors import InvalidError
+from lorry.errors import InvalidError, NotFoundError
 from lorry.server.peers import Header, Peer, close_all
 from lorry.wire.frames import HEADER, Flag, Kind, pack, renumber_reference, unpack_reference
 from lorry.wire.segments import offsets
@@ -125,7 +126,10 @@ class Broker:
             self._discard(segment, peer)
 
     def _discard(self, segment: SharedSegment, user: Any) -> None:
-        segment.users.discard(user)
+        """RELEASE goes out once per use: the owner may be writing its next payload when a second one came."""
+        if user not in segment.users:
+            return
+        segment.users.remove(user)
         if segment.users:
             return
         if segment.owner is not None:
@@ -134,9 +138,13 @@ class Broker:
             self._forget(segment)
 
     def owner_dropped(self, peer: Peer, owner_number: int) -> None:
-        """The owner gave a free segment up."""
+        """The owner gave a segment up. One that is still in use (a faulty owner) stays until its last user is done:
+        a descriptor closed under a queued payload would name another file by the time it is sent."""
         segment = self._owned.get(peer, {}).pop(owner_number, None)
-        if segment is not None:
+        if segment is None:
+            return
+        segment.owner = None
+        if not segment.users:
             self._forget(segment)
 
     def _forget(self, segment: SharedSegment) -> None:
@@ -199,11 +207,15 @@ class Spool:
         return b"\1" + f"{call.hex()}/{name}".encode() + b"\0" + parcel.body
 
     def open(self, journaled: bytes) -> Parcel:
-        """The parcel of a journaled payload."""
+        """The parcel of a journaled payload; hold it, so that letting go closes its file. NotFoundError when it
+        was deleted."""
         if journaled[:1] == b"\0":
             return Parcel(journaled[1:])
         name, _, reference = journaled[1:].partition(b"\0")
-        return self._broker.from_file(self._root / name.decode(), reference)
+        try:
+            return self._broker.from_file(self._root / name.decode(), reference)
+        except FileNotFoundError:
+            raise NotFoundError(f"the payload {name.decode()} is not kept any more") from None
 
     def delete(self, call: bytes) -> None:
         """Forget the files of a call. Open ones stay readable for who has them."""
@@ -211,13 +223,19 @@ class Spool:
         if folder.is_dir():
             for file in folder.iterdir():
                 file.unlink(missing_ok=True)
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # written to in this moment
+                folder.rmdir()
 
-    def collect(self, known: Callable[[bytes], bool]) -> None:
-        """Delete the folders of calls that the store does not know any more."""
+    def collect(self, known: Callable[[bytes], bool], older: float) -> None:
+        """Delete the folders of calls that the store does not know any more, if they were last changed before
+        `older` (Unix seconds): a payload is written before its row."""
         for folder in self._root.iterdir():
-            if not known(bytes.fromhex(folder.name)):
-                self.delete(bytes.fromhex(folder.name))
+            try:
+                call = bytes.fromhex(folder.name)
+                if not known(call) and folder.stat().st_mtime < older:
+                    self.delete(call)
+            except (ValueError, OSError):  # not ours, or written to in this moment
+                continue
 
 
 def _check_files(descriptors: Sequence[int]) -> None:

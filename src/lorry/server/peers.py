@@ -20,6 +20,7 @@ from typing import Any
 from lorry.wire.control import Assembler, encode, encode_error
 from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Kind
 
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY = socket.CMSG_SPACE(4 * 4)
 _CREDENTIALS = struct.Struct("3i")
 _HARD_BACKLOG = 65_536
@@ -56,6 +57,14 @@ class Peer:
         self.assembler = Assembler()
         loop.add_reader(sock, self._readable)
 
+    def become(
+        self, identity: Any, handler: Callable[[Peer, Header, bytes, Sequence[int]], None], limit: int
+    ) -> None:
+        """It said who it is: from now on `handler` gets its frames, and a control message may have `limit` bytes."""
+        self.identity = identity
+        self._handler = handler
+        self.assembler.limit = limit
+
     @property
     def backlog(self) -> int:
         return len(self._queue)
@@ -63,7 +72,7 @@ class Peer:
     def _readable(self) -> None:
         try:
             data, ancillary, _flags, _address = self._sock.recvmsg(
-                MAX_FRAME, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                MAX_FRAME, _ANCILLARY, _CLOSE_ON_EXEC
             )
         except (BlockingIOError, InterruptedError):
             return

@@ -43,7 +43,7 @@ class Retention:
     async def _expire(self) -> None:
         now = self._clock.wall()
         await self._store.expire(calls_before=now - RESULTS_KEPT, rows_before=now - ROWS_KEPT)
-        self._spool.collect(self._known)
+        self._spool.collect(self._known, now - YOUNG)
         known = {app.app_id for app in self._store.apps()}
         for app_id in self._logs.sizes().keys() - known:
             self._logs.delete(app_id)

@@ -151,6 +151,12 @@ class Scaler:
         for target in blocked:
             self._wake(target)
 
+    def forget_function(self, target: int) -> None:
+        """Its app is stopped and none of its containers is left."""
+        self.pending.pop(target, None)
+        for targets in (self._due, self._reconsider, self._blocked):
+            targets.discard(target)
+
     def _refuse(self, target: int, sentence: str) -> None:
         """It can never run here: what waits ends at once, with the reason."""
         now = self._clock.wall()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import resource
@@ -16,6 +17,8 @@ import shutil
 import signal
 import socket
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -26,7 +29,7 @@ from lorry.config import Settings, resolve
 from lorry.images.builder import ImageBuilder
 from lorry.images.runner import DirectRunner
 from lorry.model.function import FunctionSpec
-from lorry.model.records import AppState
+from lorry.model.records import AppState, CallState, ContainerRecord
 from lorry.sandbox import detect
 from lorry.sandbox.interface import Feature
 from lorry.server.api import INNER_METHODS, CallApi
@@ -138,7 +141,7 @@ class Worker:
             if not stopped and self.fleet.recover(record, spec):
                 kept.append(record.container_id)
                 continue
-            self._forget_container(record.container_id, record.pid, record.pid_started, stopped)
+            self._forget_container(record, stopped)
         folder = self._settings.state_dir / "containers"
         for leftover in set(os.listdir(folder)) - set(kept):
             shutil.rmtree(folder / leftover, ignore_errors=True)
@@ -146,21 +149,24 @@ class Worker:
         count = self._calls.recover()
         if kept or count:
             print(f"recovered {len(kept)} containers and {count} inputs", flush=True)
+        for app_id in alive:
+            for call in self.store.calls(app_id, limit=1_000_000):
+                if call.state is CallState.OPEN:
+                    self.switch.open_calls[call.call] = call
+                    self.frontend.abandon_later(call.call)
         self.apps.recover_clients()
 
-    def _forget_container(self, container_id: str, pid: int, pid_started: int, kill: bool) -> None:
-        folder = self._settings.state_dir / "containers" / container_id
-        if kill and pid and (process := self._sandbox.adopt(container_id, str(folder), pid, pid_started)):
-            process.kill()
-            process.close()
-        import dataclasses
-
-        for record in self.store.containers():
-            if record.container_id == container_id:
-                ended = dataclasses.replace(
-                    record, stopped_at=self._clock.wall(), state="dead", reason="it ended while the server was away"
-                )
-                self._loop.create_task(_awaited(self.store.put_container(ended)))
+    def _forget_container(self, record: ContainerRecord, kill: bool) -> None:
+        folder = self._settings.state_dir / "containers" / record.container_id
+        if kill and record.pid:
+            process = self._sandbox.adopt(record.container_id, str(folder), record.pid, record.pid_started)
+            if process is not None:
+                process.kill()
+                process.close()
+        ended = dataclasses.replace(
+            record, stopped_at=self._clock.wall(), state="dead", reason="it ended while the server was away"
+        )
+        self._loop.create_task(_awaited(self.store.put_container(ended)))
 
     async def run(self) -> None:
         self.recover()
@@ -182,10 +188,13 @@ class Worker:
             timer.cancel()
         await self._shut_down()
 
-    async def _every(self, seconds: float, action: object) -> None:
+    async def _every(self, seconds: float, action: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(seconds)
-            action()  # type: ignore[operator]
+            try:
+                action()
+            except Exception:  # a fault in one round must not end all later ones: retries and time-outs hang on them
+                traceback.print_exc()
 
     def _account(self) -> None:
         for container in self.fleet.containers.values():
@@ -204,8 +213,10 @@ class Worker:
 
     async def _sweep(self) -> None:
         while True:
-            with contextlib.suppress(errors.StorageFullError):
+            try:
                 await self._retention.sweep()
+            except Exception:  # a full disk, or a file that somebody else removed: tried again in an hour
+                traceback.print_exc()
             await asyncio.sleep(RETENTION_INTERVAL)
 
     async def _shut_down(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ FORMAT = b"\x01"
 class SecretBox:
     """Seals and opens. The key never leaves this object, its repr included."""
 
-    __slots__ = ("_cipher", "_key_file", "_random")
+    __slots__ = ("_cipher", "_fingerprint_key", "_key_file", "_random")
 
     def __init__(self, key_file: Path, random: Callable[[int], bytes] = os.urandom) -> None:
         """Read the key, or make one. InvalidError if others can read the file or it holds no key."""
@@ -31,13 +32,19 @@ class SecretBox:
         self._random = random
         if not key_file.exists():
             _make_key(key_file, random(KEY_BYTES))
-        self._cipher = AESGCM(_read_key(key_file))
+        key = _read_key(key_file)
+        self._cipher = AESGCM(key)
+        self._fingerprint_key = hmac.digest(key, b"lorry fingerprint", "sha256")
 
     def seal(self, secret_id: str, values: Mapping[str, str]) -> bytes:
         """Format byte, nonce, and the encrypted JSON object with its tag."""
         nonce = self._random(NONCE_BYTES)
         plain = json.dumps(dict(values)).encode()
         return FORMAT + nonce + self._cipher.encrypt(nonce, plain, _bound_to(secret_id))
+
+    def fingerprint(self, content: bytes) -> bytes:
+        """32 bytes that tell equal content, and say nothing about it to who lacks the key (HMAC-SHA-256)."""
+        return hmac.digest(self._fingerprint_key, content, "sha256")
 
     def open(self, secret_id: str, sealed: bytes) -> dict[str, str]:
         """What was sealed under this id; InvalidError for another id, another key, or changed bytes."""

@@ -49,7 +49,7 @@ class Server:
         self.unclaimed: dict[bytes, Status] = {}
         """Results for clients that have not asked again yet."""
         self.scale_at = 0.0
-        self._inventory = Inventory(cores=world.cores, memory_mib=world.cores * 1024, gpus=())
+        self._inventory = Inventory(cores=world.cores, memory_mib=65536, gpus=())
         self._failed_starts: dict[int, tuple[int, float]] = {}
         for function in world.functions:
             queue = self.dispatcher.open(function.target, function.policy, function.timeout)
@@ -200,6 +200,10 @@ class Server:
 
     def _count_death(self, seat: Seat) -> None:
         slot = self.dispatcher.queues[seat.container.function.target].slots.get(seat.container.name)
+        for lease in slot.leases.values() if slot is not None else ():
+            for place_ in _places(lease.work, lease.work.indices):
+                made = self.world.facts.inputs[place_]
+                made.excuses += made.held_by != seat.container.name  # its result is on its way, and comes too late
         if slot is not None and seat.charge and len(slot.leases) == 1:
             (lease,) = slot.leases.values()
             if lease.work.count == 1:

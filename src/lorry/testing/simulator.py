@@ -179,11 +179,12 @@ class World:
         """Until it is acknowledged."""
         places = [(chunk.call, chunk.number, index) for index in range(chunk.size)]
         first = self.facts.inputs[places[0]]
-        if first.acknowledged or first.outcome is not None:
+        if first.acknowledged:
             return
         if chunk.call in self.disk.cancelled:
             for place in places:
-                self.facts.settle(place, Status.CANCELLED)
+                if self.facts.inputs[place].outcome is None:
+                    self.facts.settle(place, Status.CANCELLED)
             return
         if self.server is not None:
             self.server.accept(chunk, again)

@@ -17,7 +17,7 @@ MAX_MESSAGE = 64 * 1024 * 1024
 """A control message above this is refused: no honest client sends one (files travel in blob chunks)."""
 
 
-def encode(kind: Kind, number: int, value: Any, *, status: int = 0) -> list[bytes]:
+def encode(kind: int, number: int, value: Any, *, status: int = 0) -> list[bytes]:
     """Frames of one control message."""
     text = json.dumps(value, separators=(",", ":")).encode()
     parts = [text[i : i + BODY] for i in range(0, len(text), BODY)] or [b""]

@@ -10,7 +10,8 @@ import array
 import os
 import socket
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 from lorry.wire.frames import (
     HEADER,
@@ -28,6 +29,8 @@ from lorry.wire.pickling import Piece
 from lorry.wire.segments import SegmentMap, SegmentPool
 
 Ancillary = list[tuple[int, int, "array.array[int]"]]
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+"""As a plain int: an operation on the enum costs 1 µs."""
 ANCILLARY_SIZE = socket.CMSG_SPACE(4 * 4)
 
 
@@ -90,7 +93,12 @@ class Endpoint:
         return [*messages, Message([header, selection, reference], ancillary)]
 
     def decode(self, data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> Frame:
-        """One received frame. A descriptor that came with it is mapped under the segment that it names."""
+        """One received frame. A descriptor that came with it is mapped under the segment that it names.
+
+        ValueError when it is malformed; its descriptors are closed then."""
+        if len(data) < HEADER_SIZE:
+            _close(_descriptors(ancillary))
+            raise ValueError(f"a frame of {len(data)} bytes has no header")
         frame = Frame._make((*HEADER.unpack_from(data), data[HEADER_SIZE:]))
         if ancillary:
             self._receive_descriptors(frame, ancillary)
@@ -101,16 +109,16 @@ class Endpoint:
         return frame
 
     def _receive_descriptors(self, frame: Frame, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
-        descriptors = array.array("i")
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        if frame.flags & Flag.SEGMENT and len(descriptors) == 1:
+        descriptors = _descriptors(ancillary)
+        if not frame.flags & Flag.SEGMENT or len(descriptors) != 1:
+            _close(descriptors)
+            return
+        try:
             number, _ = unpack_reference(payload_body(frame))
-            self.maps.add(number, descriptors[0])
-        else:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        except ValueError:
+            _close(descriptors)
+            raise
+        self.maps.add(number, descriptors[0])
 
     def pieces(self, frame: Frame) -> list[Piece]:
         """The payload of a frame. Views of a segment stay valid until nothing refers to them."""
@@ -120,10 +128,28 @@ class Endpoint:
             return list(self.maps.pieces(number, lengths))
         return [body]
 
+    def skip(self, frame: Frame) -> None:
+        """A payload that nobody wants any more: its segment counts as used and left, so that it is released."""
+        if frame.flags & Flag.SEGMENT:
+            self.pieces(frame)
+
     def renew(self) -> None:
         """The connection was made anew: the other side knows nothing of earlier segments."""
         self.pool.forget_receivers()
         self.maps.clear()
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> array.array[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found
+
+
+def _close(descriptors: array.array[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def payload_body(frame: Frame) -> bytes:
@@ -137,10 +163,20 @@ def payload_body(frame: Frame) -> bytes:
 def receive(sock: socket.socket, endpoint: Endpoint, flags: int = 0) -> Frame | None:
     """One frame from a blocking (or, with MSG_DONTWAIT, a ready) socket. None when the other side is gone."""
     try:
-        data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, ANCILLARY_SIZE, flags | socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, ANCILLARY_SIZE, flags | _CLOSE_ON_EXEC)
     except ConnectionError:
         return None
     return endpoint.decode(data, ancillary) if data else None
+
+
+def receive_locked(sock: socket.socket, endpoint: Endpoint, lock: AbstractContextManager[Any]) -> Frame | None:
+    """As `receive`, for an endpoint that another thread sends through: it waits outside the lock, decodes inside."""
+    try:
+        data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, ANCILLARY_SIZE, _CLOSE_ON_EXEC)
+    except ConnectionError:
+        return None
+    with lock:
+        return endpoint.decode(data, ancillary) if data else None
 
 
 def send(sock: socket.socket, messages: Sequence[Message]) -> None:

@@ -41,11 +41,15 @@ class Failure:
     cause: Failure | None = None
     explicit: bool = False
     """`raise … from cause`, rather than an error while handling another."""
+    notes: tuple[str, ...] = ()
+    """What `add_note` said; the pickled exception has them too."""
 
 
 def capture(problem: BaseException, skip: Callable[[str], bool] = lambda _file: False, depth: int = 0) -> Failure:
     """`skip(file)` tells which frames belong to the platform and are left out."""
-    linked = problem.__cause__ or (None if problem.__suppress_context__ else problem.__context__)
+    linked = problem.__cause__
+    if linked is None and not problem.__suppress_context__:
+        linked = problem.__context__
     frames = [frame for frame in _frames(problem.__traceback__) if not skip(frame.file)]
     return Failure(
         type_name=f"{type(problem).__module__}.{type(problem).__qualname__}".removeprefix("builtins."),
@@ -54,6 +58,7 @@ def capture(problem: BaseException, skip: Callable[[str], bool] = lambda _file: 
         frames=tuple(frames[-MAX_FRAMES:]),
         cause=capture(linked, skip, depth + 1) if linked is not None and depth < MAX_CHAIN else None,
         explicit=problem.__cause__ is not None,
+        notes=tuple(str(note) for note in getattr(problem, "__notes__", ())),
     )
 
 
@@ -92,6 +97,9 @@ def rebuild(failure: Failure, local_path: Callable[[str], str] = lambda file: fi
     ExecutionError with the remote text."""
     problem = _revive(failure)
     problem.__traceback__ = _fake_traceback(failure.frames, local_path)
+    if not hasattr(problem, "__notes__"):
+        for note in failure.notes:
+            problem.add_note(note)
     if failure.cause is not None:
         linked = rebuild(failure.cause, local_path)
         if failure.explicit:

@@ -18,7 +18,11 @@ from lorry.errors import SerializationError
 LARGE = 64 * 1024
 """Buffers of this many bytes or more travel out of band; smaller ones cost less inside the pickle."""
 
+MAX_DEPTH = 16
+"""Levels of nesting that the search for a culprit goes down: a list may contain itself."""
+
 Piece = bytes | memoryview
+MAX_CULPRIT = 8
 by_value = False
 """Set where `__main__` is no file (notebook, REPL): then classes and functions of `__main__` travel whole."""
 
@@ -56,11 +60,13 @@ def _cloudpickle(value: Any, keep_out: Any) -> bytes:
         ) from problem
 
 
-def _culprit(value: Any) -> str:
-    """The innermost element that fails, found by trying the parts of tuples, lists and dicts."""
+def _culprit(value: Any, depth: int = 0) -> str:
+    """The innermost element that fails, found by trying the parts of tuples, lists and dicts, a few levels down."""
     from lorry._vendor import cloudpickle
 
     parts: Sequence[tuple[str, Any]] = ()
+    if depth == MAX_CULPRIT:
+        return "…"
     if isinstance(value, (tuple, list)):
         parts = [(f"element {i}", part) for i, part in enumerate(value)]
     elif isinstance(value, dict):
@@ -69,7 +75,7 @@ def _culprit(value: Any) -> str:
         try:
             cloudpickle.dumps(part)
         except Exception:
-            return f"{name} → {_culprit(part)}"
+            return f"{name} → {_culprit(part, depth + 1)}"
     return f"a {type(value).__module__}.{type(value).__qualname__}{_hint(value)}"
 
 

@@ -67,20 +67,26 @@ class SegmentPool:
         self._budget = memory_budget() if budget is None else budget
         self._folder = folder
         self._segments: dict[int, Segment] = {}
+        self._dropped: list[int] = []
+        """Given up, and the receiver does not know yet."""
         self._next = 1
+
+    def __del__(self) -> None:
+        self.close()
 
     def write(self, pieces: Sequence[Piece]) -> tuple[Segment, list[int]]:
         """A segment that holds the pieces, and numbers of segments that were given up for it (send DROP).
 
         Raises OSError (ENOSPC, ENOMEM) when neither memory nor disk can take it."""
         starts, need = offsets([len(piece) for piece in pieces])
-        segment, dropped = self._take(need)
+        segment = self._take(need)
         try:
             for start, piece in zip(starts, pieces, strict=True):
                 segment.view[start : start + len(piece)] = piece
         except BaseException:
             segment.busy = False
             raise
+        dropped, self._dropped = self._dropped, []
         return segment, dropped
 
     def release(self, number: int) -> None:
@@ -95,6 +101,7 @@ class SegmentPool:
 
     def forget_receivers(self) -> None:
         """The connection is new: the other side knows none of the segments, and uses none."""
+        self._dropped.clear()
         for segment in list(self._segments.values()):
             segment.sent = False
             self.release(segment.number)
@@ -104,26 +111,25 @@ class SegmentPool:
             segment.close()
         self._segments.clear()
 
-    def _take(self, need: int) -> tuple[Segment, list[int]]:
+    def _take(self, need: int) -> Segment:
         free = sorted((s for s in self._segments.values() if not s.busy), key=lambda s: s.size)
         for segment in free:
             if need <= segment.size <= max(4 * need, _GRAIN):
                 segment.busy = True
-                return segment, []
-        size = -(-need // _GRAIN) * _GRAIN
-        dropped = []
+                return segment
+        size = max(1, -(-need // _GRAIN)) * _GRAIN
         kept = sum(s.size for s in self._segments.values() if s.in_memory)
         for segment in reversed(free):  # the largest first: fewest mappings lost
             if kept + size <= self._budget:
                 break
-            dropped.append(segment.number)
+            self._dropped.append(segment.number)
             kept -= segment.size
             del self._segments[segment.number]
             segment.close()
         make = self._in_memory if kept + size <= self._budget else self._in_file
         segment = make(size)
         self._segments[segment.number] = segment
-        return segment, dropped
+        return segment
 
     def _number(self) -> int:
         self._next += 1

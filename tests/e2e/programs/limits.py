@@ -177,3 +177,12 @@ def on_one_card() -> str:
 @app.function(memory=10_000_000)
 def too_much_memory() -> None:
     pass
+
+
+@app.function(volumes={"/out": out}, timeout=600)
+def large_after(name: str, size: int) -> bytes:
+    """A result that meets whatever the test has done meanwhile."""
+    open(f"/out/{name}.waits", "w").close()
+    while not os.path.exists(f"/out/{name}"):
+        time.sleep(0.005)
+    return bytes(size)
