@@ -1,5 +1,7 @@
 """Async functions share one container; `.aio` waits for many calls at once.
 
+Run it:
+
     lorry run examples/async_functions.py
 """
 

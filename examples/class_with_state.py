@@ -1,5 +1,7 @@
 """A class whose object lives in a container: set up once, used by many calls.
 
+Run it:
+
     lorry run examples/class_with_state.py
 """
 

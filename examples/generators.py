@@ -1,5 +1,7 @@
 """A generator in a container: its values arrive while it runs.
 
+Run it:
+
     lorry run examples/generators.py
 """
 

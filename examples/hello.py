@@ -1,5 +1,7 @@
 """The first program: one function, run in a container of its own.
 
+Run it:
+
     lorry run examples/hello.py
     lorry run examples/hello.py --name Ada
 """

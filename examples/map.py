@@ -1,5 +1,7 @@
 """Ten thousand inputs: many at a time, results in order, one error at its place.
 
+Run it:
+
     lorry run examples/map.py
     lorry run examples/map.py --n 1000000
 """

@@ -19,8 +19,19 @@ SHOWN = {
         "with an error in its place: [1.0, 0.5, ZeroDivisionError('division by zero'), 0.25]",
     ],
     "generators.py": [*(rf"{left} after \d+\.\d s" for left in range(5, 0, -1)), "done"],
-    "class_with_state.py": ["en: 4", "en: 8", "de: 3", "loading en", "loading de", r"en knew 8 words", "de knew 3 words"],
-    "async_functions.py": ["page 0 to page 19", "one after the other it would take 10.0 s; it took less than 2 s: True"],
+    "class_with_state.py": [
+        "en: 4",
+        "en: 8",
+        "de: 3",
+        "loading en",
+        "loading de",
+        r"en knew 8 words",
+        "de knew 3 words",
+    ],
+    "async_functions.py": [
+        "page 0 to page 19",
+        "one after the other it would take 10.0 s; it took less than 2 s: True",
+    ],
 }
 """Lines that stdout has; what containers print may come between those of the program."""
 OWN_TEST = {"finetune.py", "finetune_simplest.py"}

@@ -316,3 +316,10 @@ def test_generators_refuse_remote_and_map() -> None:
         calls.count.remote(3)
     with pytest.raises(exception.InvalidError, match="remote_gen"):
         calls.count.map([3])
+
+
+def test_an_input_of_a_map_that_takes_too_long_costs_only_itself() -> None:
+    """Its neighbours in the chunk go on in the same container."""
+    assert list(calls.sleep_over.map([0.0] * 8)) == ["done"] * 8  # measured: the next ones travel together
+    values = list(calls.sleep_over.map([0.0, 0.0, 600.0, 0.0, 0.0], return_exceptions=True))
+    assert [type(value).__name__ for value in values] == ["str", "str", "FunctionTimeoutError", "str", "str"]

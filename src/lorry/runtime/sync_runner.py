@@ -238,6 +238,9 @@ class SyncRunner:
             return
         if len(values) > before:  # it had finished when it was interrupted: the result counts
             del failures[index]
+        if self._interruption is Status.TIMEOUT:
+            # The rest of the batch goes on: its clock starts anew, and the kill that was to follow is called off.
+            self._link.send_plain(Message([pack(Kind.TIMEOUT, lease=self._lease, micros=0)], []))
         if self._interruption is not Status.CANCELLED:  # a cancelled call has no use for the rest of its inputs
             self._interruption = None
 

@@ -74,7 +74,8 @@ class AsyncChannel:
             yield
         finally:
             self.close()
-            _per_loop.pop(self._loop, None)
+            if _per_loop.get(self._loop) is self:
+                del _per_loop[self._loop]
 
     def close(self) -> None:
         """Whoever waits for an answer gets None: the connection is gone."""

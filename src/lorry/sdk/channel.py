@@ -63,7 +63,7 @@ def connect(settings: config.Settings | None = None, *, may_start: bool = True) 
     path = str(settings.client_socket)
     try:
         return _connect_once(path)
-    except (FileNotFoundError, ConnectionRefusedError):
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         if not may_start:
             raise errors.ConnectionError("no Lorry server is running; `lorry server start` starts one") from None
     keeper = start_server.start(settings)
@@ -71,7 +71,7 @@ def connect(settings: config.Settings | None = None, *, may_start: bool = True) 
     while True:
         try:
             return _connect_once(path)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             ended = keeper.poll()
             if time.monotonic() > deadline or (ended is not None and ended != 0):
                 tail = start_server.log_tail(settings)
@@ -85,7 +85,7 @@ def _connect_to(path: str, deadline: float) -> socket.socket:
     while True:
         try:
             return _connect_once(path)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             if time.monotonic() > deadline:
                 raise errors.ConnectionError(f"the server at {path} did not come back") from None
             time.sleep(CONNECT_POLL)
@@ -104,7 +104,7 @@ def _connect_once(path: str) -> socket.socket:
 def _silent_server() -> str:
     settings = config.resolve()
     tail = start_server.log_tail(settings)
-    return f"the Lorry server does not answer. The end of {settings.state_dir}/server.log:\n{tail}"
+    return f"the Lorry server did not start. The end of {settings.state_dir}/server.log:\n{tail}"
 
 
 def _parts(version: str) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ class Channel:
                     return self.sock
                 except (ConnectionError, TimeoutError):  # the worker died before its answer, or keeps dying
                     self.close()
-                    if time.monotonic() > deadline:
+                    if time.monotonic() > deadline or start_server.has_failed():
                         raise errors.ConnectionError(_silent_server()) from None
                 except BaseException:  # refused, or Ctrl-C: a connection without a greeting is none
                     self.close()

@@ -35,6 +35,20 @@ class _Keeper(subprocess.Popen[bytes]):
         """It outlives this process on purpose: no ResourceWarning."""
 
 
+_started: list[_Keeper] = []
+"""The last one of this process."""
+
+
+def has_failed() -> bool:
+    """Whether the server that this process started last has just ended because it cannot work as it is set up."""
+    if not _started:
+        return False
+    try:
+        return _started[0].wait(timeout=0.2) != 0  # its sockets close a moment before it is gone
+    except subprocess.TimeoutExpired:
+        return False
+
+
 def start(settings: Settings) -> subprocess.Popen[bytes]:
     """Start the keeper. If another client was faster, it finds the lock taken and ends at once."""
     try:
@@ -46,7 +60,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
             "Set LORRY_STATE_DIR to a folder that you own"
         ) from refused
     try:
-        return _Keeper(
+        keeper = _Keeper(
             command(settings),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -56,6 +70,8 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
             start_new_session=True,
             close_fds=True,
         )
+        _started[:] = [keeper]
+        return keeper
     finally:
         os.close(log)
 

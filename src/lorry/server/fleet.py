@@ -288,6 +288,7 @@ class Fleet:
         booting = container.state is ContainerState.BOOTING
         container.machine.fire(ContainerEvent.EXITED, now)
         if container.peer is not None:
+            container.peer.read_rest()  # results that it sent before it died count
             container.peer.close()
         self.peaks[container.target] = max(self.peaks.get(container.target, 0), container.peak_memory)
         sentence = container.reason or ended.describe()

@@ -133,7 +133,7 @@ def main(state: str, runtime: str, command: list[str]) -> int:
     for listener in listeners:
         os.unlink(listener.getsockname())
     reap_rest()
-    return EXIT_FINISHED
+    return EXIT_CONFIGURATION if worker is not None and worker.returncode == EXIT_CONFIGURATION else EXIT_FINISHED
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import array
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import struct
 import traceback
@@ -90,6 +91,11 @@ class Peer:
             # it (a client asks again, a container's inputs run again) instead of waiting for ever.
             traceback.print_exc()
             self.close()
+
+    def read_rest(self) -> None:
+        """Handle what a dead peer had sent before its end."""
+        while not self.closed and _readable_now(self._sock):
+            self._readable()
 
     def send(self, buffers: Sequence[bytes], descriptors: Sequence[int] = ()) -> None:
         """Send one frame now, or queue it. `descriptors` stay the caller's; they are duplicated if queued."""
@@ -200,3 +206,10 @@ def accept_on(
         connected(sock)
 
     loop.add_reader(listener, acceptable)
+
+
+def _readable_now(sock: socket.socket) -> bool:
+    """By poll: select knows only the first 1,024 descriptors, and a server may have more."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
