@@ -127,6 +127,13 @@ def test_every_function_parameter_is_in_the_reference(name: str) -> None:
     assert f"| `{name}` |" in (REFERENCE / "function.md").read_text()
 
 
+@pytest.mark.parametrize("name", sorted(options.LATER))
+def test_the_reference_says_which_parameters_only_warn(name: str) -> None:
+    row = re.search(rf"^\| `{name}` \|.*$", (REFERENCE / "function.md").read_text(), re.MULTILINE)
+    assert row
+    assert "warns" in row[0]
+
+
 def test_the_reference_names_the_replacements_of_old_parameters() -> None:
     text = (REFERENCE / "function.md").read_text()
     assert not {old for old in options.RENAMED if f"`{old}`" not in text}

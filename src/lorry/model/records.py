@@ -153,7 +153,7 @@ class SecretRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """Container seconds × resources, written when a container ends and every minute while it lives."""
+    """Container seconds times resources, written when a container ends and every minute while it lives."""
 
     container_id: str
     app_id: str

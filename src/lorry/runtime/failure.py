@@ -12,7 +12,7 @@ _PLATFORM = os.path.dirname(os.path.abspath(lorry.__file__))
 
 
 def _of_platform(file: str) -> bool:
-    return file.startswith(_PLATFORM) or file.startswith("<frozen importlib")
+    return file.startswith((_PLATFORM, "<frozen importlib"))
 
 
 def failure_payload(problem: BaseException) -> tuple[bytes, list[memoryview]]:

@@ -28,7 +28,7 @@ def choose(
     resources: Resources,
     idle: Iterable[IdleContainer],
 ) -> tuple[str, ...]:
-    """The containers to stop so that `resources` fit, the longest idle first; none if they fit already, or never will."""
+    """The containers to stop so that `resources` fit, the longest idle first. None if they fit, or never will."""
     if isinstance(place(inventory, reservations, resources), Placed):
         return ()
     gone: list[str] = []

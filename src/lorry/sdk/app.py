@@ -48,7 +48,7 @@ class LocalEntrypoint:
 
 
 class App:
-    """Functions register with `@app.function()` and `@app.cls()`; `lorry run`, `app.run()` or `app.deploy()` start it."""
+    """Functions register with `@app.function()` and `@app.cls()`; `lorry run`, `.run()` or `.deploy()` start it."""
 
     def __init__(
         self,
@@ -152,7 +152,9 @@ class App:
 
         return decorate
 
-    def local_entrypoint(self, _warn: Any = None, *, name: str | None = None) -> Callable[[Callable[..., Any]], LocalEntrypoint]:
+    def local_entrypoint(
+        self, _warn: Any = None, *, name: str | None = None
+    ) -> Callable[[Callable[..., Any]], LocalEntrypoint]:
         """A function of this program that `lorry run` calls with the app up; its parameters are the command's flags."""
         if _warn is not None:
             raise InvalidError("@app.local_entrypoint needs its parentheses: @app.local_entrypoint()")
@@ -240,13 +242,15 @@ class App:
     def _detach(self) -> Steps[None]:
         yield Ask("app_detach", {"app_id": self._running})
 
-    def deploy(self, *, name: str | None = None, environment_name: str | None = None, tag: str = "", client: Any = None) -> App:
+    def deploy(
+        self, *, name: str | None = None, environment_name: str | None = None, tag: str = "", client: Any = None
+    ) -> App:
         """Start it for good: functions are found with `Function.from_name` and outlive this program.
 
         A new version replaces the old one once it is ready; the old one's running inputs end in peace."""
         self.name = name or self.name
         if not self.name:
-            raise InvalidError("a deployed app needs a name: lorry.App(\"name\") or deploy(name=…)")
+            raise InvalidError('a deployed app needs a name: lorry.App("name") or deploy(name=…)')
         drive(self._start(AppState.DEPLOYED))
         app_id = self._running
         self._attach(None, {}, {})
@@ -420,12 +424,12 @@ def _default_image() -> Image:
 
 def _has_main_file() -> bool:
     main = sys.modules.get("__main__")
-    return getattr(main, "__file__", None) is not None or identity.container is not None
+    return source.file_of(main) is not None or identity.container is not None
 
 
 def _interactive(raw: Any) -> bool:
     """Defined where cells are run again: a second definition replaces the first."""
-    return getattr(sys.modules.get(getattr(raw, "__module__", "")), "__file__", None) is None
+    return source.file_of(sys.modules.get(getattr(raw, "__module__", ""))) is None
 
 
 def _generator(raw: Callable[..., Any], options: dict[str, Any]) -> bool:

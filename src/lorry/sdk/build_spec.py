@@ -16,7 +16,7 @@ from lorry.model.image import ImageSpec
 from lorry.sdk import options as opt
 from lorry.sdk.function import is_generator_function
 from lorry.sdk.secret import Secret
-from lorry.sdk.source import relative_entry
+from lorry.sdk.source import file_of, relative_entry
 from lorry.sdk.steps import Steps
 from lorry.sdk.volume import Volume
 from lorry.wire import pickling
@@ -53,7 +53,9 @@ def volume_mounts(volumes: Mapping[str, Any] | None) -> Steps[tuple[VolumeMount,
         if not isinstance(volume, Volume):
             raise InvalidError(f"volumes= takes {{path: lorry.Volume}}; {path!r} has a {type(volume).__name__}")
         mounts.append(
-            VolumeMount(path=str(path), volume_id=(yield from volume._hydrated(afresh=True)), read_only=volume.is_read_only)
+            VolumeMount(
+                path=str(path), volume_id=(yield from volume._hydrated(afresh=True)), read_only=volume.is_read_only
+            )
         )
     return tuple(mounts)
 
@@ -77,9 +79,9 @@ def code_ref(raw: Any, qualname: str, serialized: bool) -> CodeRef:
     """How the container finds it: by module and name, or as bytes when there is no file to ship."""
     module: ModuleType | None = sys.modules.get(raw.__module__)
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-    importable = module is not None and getattr(module, "__file__", None) and "<" not in qualname
+    importable = module is not None and file_of(module) and "<" not in qualname
     if serialized or not importable:
-        if not serialized and module is not None and getattr(module, "__file__", None):
+        if not serialized and file_of(module):
             raise InvalidError(
                 f"{qualname} is defined inside another function: move it to the top of its file, or use serialized=True"
             )

@@ -220,7 +220,9 @@ class Channel:
                 self.close()
                 deadline = deadline or time.monotonic() + RECONNECT
                 if time.monotonic() > deadline:
-                    raise errors.ConnectionError(f"the Lorry server was lost and did not come back in {RECONNECT:g} s") from None
+                    raise errors.ConnectionError(
+                        f"the Lorry server was lost and did not come back in {RECONNECT:g} s"
+                    ) from None
 
     def _ask_once(self, method: str, params: dict[str, Any], on_event: Callable[[Any], None] | None) -> Any:
         assert self.sock is not None

@@ -24,7 +24,9 @@ class Cls:
 
     __lorry_handle__ = True
 
-    def __init__(self, tag: str, *, raw: type | None = None, app: App | None = None, service: Function | None = None) -> None:
+    def __init__(
+        self, tag: str, *, raw: type | None = None, app: App | None = None, service: Function | None = None
+    ) -> None:
         self._tag = tag
         self._raw = raw
         self._service = service or Function(tag, app=app)
@@ -174,7 +176,8 @@ def check_class(raw: type) -> None:
     """InvalidError for a class that could not work, at decoration."""
     if "__init__" in vars(raw):
         raise InvalidError(
-            f"{raw.__name__} has an __init__: use `x: int = lorry.parameter()` for parameters and @lorry.enter() for set-up"
+            f"{raw.__name__} has an __init__: use `x: int = lorry.parameter()` for parameters and "
+            "@lorry.enter() for set-up"
         )
     if not remote_methods(raw):
         raise InvalidError(f"{raw.__name__} has no method marked with @lorry.method()")
@@ -213,5 +216,3 @@ def _check_parameters(raw: type, given: dict[str, Any]) -> None:
     for name, parameter in declared.items():
         if name not in given and not parameter.has_default:
             raise InvalidError(f"{raw.__name__}(…) needs a value for {name}")
-
-

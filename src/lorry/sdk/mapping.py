@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterator, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from lorry import errors
@@ -87,9 +87,7 @@ class Mapper:
         if not iterables:
             raise TypeError("map needs at least one iterable of inputs")
         _refuse_generators(self._function)
-        return async_map(
-            self._function, iterables, kwargs or {}, self._starred, order_outputs, return_exceptions
-        )
+        return async_map(self._function, iterables, kwargs or {}, self._starred, order_outputs, return_exceptions)
 
 
 def _refuse_generators(function: Function) -> None:
@@ -282,7 +280,7 @@ class SyncMap:
         inputs: list[Any] = []
         try:
             for value in itertools.islice(self._inputs, self._state.chunk_size):
-                inputs.append(value)  # noqa: PERF402 - `extend` loses what came before the iterator raised
+                inputs.append(value)
         except BaseException as problem:
             self._problem = problem
         if inputs:
@@ -300,7 +298,9 @@ class ForEach:
     def __init__(self, function: Function) -> None:
         self._map = Mapper(function, starred=False)
 
-    def __call__(self, *iterables: Iterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False) -> None:
+    def __call__(
+        self, *iterables: Iterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False
+    ) -> None:
         for _ in self._map(*iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
             pass
 
@@ -336,7 +336,7 @@ SPAWN_CHUNK = 256
 SPAWN_WINDOW = 64
 
 
-def spawn_all(number: int, batch: Batch, inputs: Iterator[Any], send_chunk: Callable[..., Any] | None = None) -> FunctionCall:
+def spawn_all(number: int, batch: Batch, inputs: Iterator[Any]) -> FunctionCall:
     """Send chunks until the inputs end, with a bounded number of unacknowledged ones under way."""
     channel = Channel()
     call = _ids.next()

@@ -18,7 +18,44 @@ from lorry.model.gpu import parse_gpu
 from lorry.sdk.retries import Retries
 
 KNOWN = frozenset(
-    ["image", "schedule", "env", "secrets", "gpu", "serialized", "volumes", "cpu", "memory", "ephemeral_disk", "min_containers", "max_containers", "buffer_containers", "scaledown_window", "retries", "timeout", "startup_timeout", "name", "is_generator", "region", "cloud", "nonpreemptible", "enable_memory_snapshot", "block_network", "single_use_containers", "include_source", "max_inputs", "experimental_options", "resumable", "budget", "priority", "limits", "tags", "restrict_modal_access", "restrict_access", "proxy"]
+    [
+        "image",
+        "schedule",
+        "env",
+        "secrets",
+        "gpu",
+        "serialized",
+        "volumes",
+        "cpu",
+        "memory",
+        "ephemeral_disk",
+        "min_containers",
+        "max_containers",
+        "buffer_containers",
+        "scaledown_window",
+        "retries",
+        "timeout",
+        "startup_timeout",
+        "name",
+        "is_generator",
+        "region",
+        "cloud",
+        "nonpreemptible",
+        "enable_memory_snapshot",
+        "block_network",
+        "single_use_containers",
+        "include_source",
+        "max_inputs",
+        "experimental_options",
+        "resumable",
+        "budget",
+        "priority",
+        "limits",
+        "tags",
+        "restrict_modal_access",
+        "restrict_access",
+        "proxy",
+    ]
 )
 RENAMED = {
     "keep_warm": "min_containers",

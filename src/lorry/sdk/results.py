@@ -32,7 +32,9 @@ def load(pieces: list[Piece]) -> Any:
             "not have; return plain data, or install the package here too"
         ) from missing
     except Exception as broken:
-        raise errors.SerializationError(f"the result cannot be rebuilt here: {type(broken).__name__}: {broken}") from broken
+        raise errors.SerializationError(
+            f"the result cannot be rebuilt here: {type(broken).__name__}: {broken}"
+        ) from broken
 
 
 def exception_of(status: int, body: bytes) -> BaseException:
@@ -104,5 +106,3 @@ def _client_has(module: str) -> tuple[bool, str | None]:
         return False, None
     names = importlib.metadata.packages_distributions().get(module, []) if found else []
     return found, importlib.metadata.version(names[0]) if names else None
-
-

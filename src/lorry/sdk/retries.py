@@ -7,9 +7,9 @@ from lorry.model.function import RetryPolicy
 
 
 class Retries:
-    """Attempt n+1 starts `initial_delay · backoff_coefficient^(n-1)` seconds after attempt n failed, at most `max_delay`.
+    """Attempt n+1 starts `initial_delay * backoff_coefficient**(n-1)` seconds after attempt n failed.
 
-    `max_retries` 0 to 10, `backoff_coefficient` 1 to 10, delays in seconds, `max_delay` 1 to 60 and more.
+    Delays are in seconds and never longer than `max_delay`; `backoff_coefficient` is at least 1.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class Snapshot:
 
 def take(entry: ModuleType | None) -> Snapshot:
     """The snapshot of the program that `entry` is the first file of. Without a file (REPL, notebook): empty."""
-    file = getattr(entry, "__file__", None)
+    file = file_of(entry)
     root = source_root(entry) if file else Path.cwd()
     _local_root[:] = [str(root)]
     snapshot = Snapshot(root)
@@ -57,9 +57,16 @@ def take(entry: ModuleType | None) -> Snapshot:
     return snapshot
 
 
+def file_of(module: ModuleType | None) -> str | None:
+    """The file that a module came from. None for a notebook, a REPL, and for a program that was piped into Python,
+    which calls its file `<stdin>`."""
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and os.path.isfile(file) else None
+
+
 def source_root(entry: ModuleType | None) -> Path:
     """The folder that imports of the user's code start from: that of the entry file, or above its package."""
-    file = getattr(entry, "__file__", None)
+    file = file_of(entry)
     if file is None:
         return Path.cwd()
     folder = Path(file).resolve().parent
@@ -71,7 +78,7 @@ def source_root(entry: ModuleType | None) -> Path:
 
 def relative_entry(entry: ModuleType) -> str | None:
     """Path of the entry file below the source root."""
-    file = getattr(entry, "__file__", None)
+    file = file_of(entry)
     return None if file is None else str(Path(file).resolve().relative_to(source_root(entry)))
 
 
@@ -123,6 +130,7 @@ def _add(snapshot: Snapshot, path: Path) -> None:
     size = path.stat().st_size
     if size > MAX_FILE:
         raise InvalidError(
-            f"{path} has {size >> 20} MiB, more than the {MAX_FILE >> 20} MiB that a source file may have; put data into a Volume"
+            f"{path} has {size >> 20} MiB, more than the {MAX_FILE >> 20} MiB that a source file may have; "
+            "put data into a Volume"
         )
     snapshot.files[str(path.relative_to(snapshot.root))] = path

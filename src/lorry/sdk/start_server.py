@@ -44,7 +44,7 @@ def has_failed() -> bool:
     if not _started:
         return False
     try:
-        return _started[0].wait(timeout=0.2) != 0  # its sockets close a moment before it is gone
+        return _started[0].wait(timeout=0.2) > 0  # its sockets close a moment before it is gone
     except subprocess.TimeoutExpired:
         return False
 

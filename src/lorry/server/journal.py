@@ -18,7 +18,6 @@ from lorry.server.peers import Peer
 from lorry.store.interface import Store
 from lorry.wire.frames import MAX_RANGES, Flag, Kind, pack, pack_selection
 
-
 SETTLE = 10.0
 """Seconds that a server which stops waits for its last results to be on disk."""
 FULL_PAUSE = 1.0

@@ -116,7 +116,9 @@ def main(state: str, runtime: str, command: list[str]) -> int:
         try:
             worker = start(command, listeners)
         except OSError as gone:  # the environment that it was installed in was deleted or moved
-            print(f"cannot start {command[0]}: {gone}; the server ends. Run `lorry` from where it is now", file=sys.stderr)
+            print(
+                f"cannot start {command[0]}: {gone}; the server ends. Run `lorry` from where it is now", file=sys.stderr
+            )
             break
         if stopping:  # the signal came while it was being started
             worker.terminate()

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import base64
-import pickle
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,9 +63,7 @@ def capture(problem: BaseException, skip: Callable[[str], bool] = lambda _file: 
 
 def _pickled(problem: BaseException) -> str | None:
     try:
-        data, buffers = pickling.dumps(problem)
-        if buffers:  # there is one string for it all
-            data = pickle.dumps(problem, 5)
+        data, _ = pickling.dumps(problem, whole=True)
     except BaseException:  # the user's __reduce__ may raise anything
         return None
     return base64.b64encode(data).decode() if len(data) <= MAX_PICKLED else None
@@ -141,10 +138,9 @@ def _fake_frame(frame: Frame, file: str) -> types.FrameType:
     try:
         exec(code, {"__name__": frame.name, "__file__": file})  # noqa: S102 - a constant statement
     except RuntimeError as raised:
-        assert raised.__traceback__ is not None
-        inner = raised.__traceback__.tb_next
-        assert inner is not None
-        return inner.tb_frame
+        inner = raised.__traceback__ and raised.__traceback__.tb_next
+        if inner is not None:
+            return inner.tb_frame
     raise AssertionError("unreachable")
 
 

@@ -27,8 +27,10 @@ by_value = False
 """Set where `__main__` is no file (notebook, REPL): then classes and functions of `__main__` travel whole."""
 
 
-def dumps(value: Any) -> tuple[bytes, list[memoryview]]:
-    """(pickle, large buffers). SerializationError says which value cannot be pickled."""
+def dumps(value: Any, *, whole: bool = False) -> tuple[bytes, list[memoryview]]:
+    """(pickle, large buffers). SerializationError says which value cannot be pickled.
+
+    `whole`: everything in the pickle, whatever its size."""
     buffers: list[memoryview] = []
 
     def keep_out(buffer: pickle.PickleBuffer) -> bool:
@@ -36,7 +38,7 @@ def dumps(value: Any) -> tuple[bytes, list[memoryview]]:
             raw = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        if raw.nbytes < LARGE:
+        if whole or raw.nbytes < LARGE:
             return True
         buffers.append(raw)
         return False

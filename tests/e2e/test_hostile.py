@@ -1,0 +1,292 @@
+"""Clients and containers that send anything. The server answers honest ones as before, from the same process."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hostile
+import pytest
+from server_home import ServerHome, entered, wait_until
+
+import lorry
+from lorry import config, exception
+from lorry.sdk.channel import Channel, greeting
+from lorry.server.parcels import Broker, Spool
+from lorry.wire.control import encode
+from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Flag, Kind, pack, pack_reference
+
+ALL_KINDS = [*range(24), 99, 255]
+
+
+@pytest.fixture(scope="module")
+def running(shared_home: ServerHome) -> Iterator[lorry.App]:
+    with entered(shared_home), hostile.app.run():
+        hostile.honest.remote(0)
+        yield hostile.app
+
+
+pytestmark = pytest.mark.usefixtures("running", "server")
+
+
+@pytest.fixture(autouse=True)
+def unharmed(running: lorry.App, server: ServerHome) -> Iterator[None]:
+    """The same worker afterwards, with as many descriptors, and honest calls work."""
+    worker = server.worker_pid()
+    assert hostile.honest.remote(1) == 2
+    before = descriptors(worker)
+    yield
+    assert server.worker_pid() == worker
+    assert hostile.honest.remote(41) == 42
+    wait_until(lambda: descriptors(worker) <= before + 8)
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def rss_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def connect(path: Path | None = None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(10)
+    sock.connect(str(path or config.resolve().client_socket))
+    return sock
+
+
+def greeted() -> socket.socket:
+    sock = connect()
+    for frame in encode(Kind.REQUEST, 1, {"method": "hello", "params": greeting()}):
+        sock.send(frame)
+    assert sock.recv(MAX_FRAME)[2] == 0
+    return sock
+
+
+def ended(sock: socket.socket) -> bool:
+    """Whether the server closed it; reads whatever was said before."""
+    try:
+        while sock.recv(MAX_FRAME):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def attempt(sock: socket.socket, data: bytes, fds: list[int] | None = None) -> bool:
+    """False when the server has hung up."""
+    try:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        sock.sendmsg([data], ancillary)
+        return True
+    except (BrokenPipeError, ConnectionResetError, TimeoutError):
+        return False
+
+
+def random_frame(rng: random.Random) -> bytes:
+    """Near enough to an honest one to get past the first checks."""
+    kind = rng.choice(ALL_KINDS)
+    flags = rng.getrandbits(8)
+    number = rng.choice([0, 1, 2, 2**32 - 1, rng.getrandbits(32)])
+    count = rng.choice([0, 1, 7, 2**32 - 1])
+    header = HEADER.pack(
+        kind, flags, rng.getrandbits(8), 0, number, rng.getrandbits(64), rng.randbytes(16), rng.getrandbits(32), count
+    )
+    body = rng.choice(
+        [
+            b"",
+            rng.randbytes(rng.choice([1, 2, 8, 100, 60_000])),
+            json.dumps(rng.choice([[], {}, 1, "x", {"method": 1}, {"method": ["x"]}, {"method": "df"}])).encode(),
+            json.dumps({"method": "call_result", "params": rng.choice([[], None, {}, {"call": "fc-x"}])}).encode(),
+            struct.pack("<H2I", 1, 5, 2),
+            struct.pack("<H", 65535),
+            pack_reference(rng.getrandbits(32), [rng.getrandbits(60) for _ in range(rng.choice([0, 1, 5]))]),
+            struct.pack("<IIQ", 1, 2**32 - 1, 0),
+        ]
+    )
+    return header + body
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_frames_before_and_after_hello(seed: int) -> None:
+    rng = random.Random(seed)
+    for round_ in range(150):
+        with connect() if round_ % 3 == 0 else greeted() as sock:
+            for _ in range(rng.randrange(1, 8)):
+                if not attempt(sock, random_frame(rng)):
+                    break
+
+
+def test_every_method_with_parameters_of_every_wrong_kind() -> None:
+    """Each is answered, nearly always with an error; the connection lives."""
+    names = "app_create app_functions app_ready app_detach app_logs app_lookup function_lookup bind map_open map_attach"
+    names += " map_close call_result call_cancel call_info call_graph blobs_missing blob_put image_ensure volume_create"
+    names += " volume_lookup volume_listdir volume_read volume_put volume_remove volume_copy secret_put secret_lookup"
+    names += " container_stop why function_check no_such_method"
+    wrong: list[object] = [None, [], 1, "x", {"call": 5, "app_id": {}, "number": "x", "name": [], "digest": "../../x"}]
+    wrong.append({"volume_id": "../..", "path": "/../../etc/passwd", "offset": -1, "state": "x", "specs": ["{}"]})
+    channel = Channel()
+    first = channel.open()
+    for name in names.split():
+        for params in wrong:
+            with contextlib.suppress(exception.Error):
+                channel.ask(name, params)  # type: ignore[arg-type]
+    assert channel.sock is first, "the server hung up"
+    channel.close()
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_descriptors_are_closed_wherever_they_come(kind: int, server: ServerHome) -> None:
+    with connect() as stranger, greeted() as known, open("/dev/null") as file:
+        for _ in range(20):
+            for sock in (stranger, known):
+                attempt(sock, pack(kind) + b"{}", [file.fileno()] * 4)
+                attempt(sock, pack(kind, flags=Flag.SEGMENT) + b"x", [file.fileno()])
+
+
+def test_a_socket_as_segment_does_not_keep_its_own_connection_open(server: ServerHome) -> None:
+    ours = greeted()
+    reference = pack_reference(1, [])
+    attempt(ours, pack(Kind.CALL, flags=Flag.SEGMENT, number=1, call=os.urandom(16), count=1) + reference, [ours.fileno()])
+    assert ended(ours)
+    ours.close()
+
+
+def test_a_segment_that_is_cut_short_while_it_is_kept_is_an_error(tmp_path: Path) -> None:
+    """Its owner has not sealed it and shrinks it after it was looked at: no endless copy, no row without a file."""
+    broker = Broker()
+    fd = os.memfd_create("unsealed")
+    os.ftruncate(fd, 1 << 20)
+    owner: Any = object()
+    parcel = broker.receive(owner, Flag.SEGMENT, pack_reference(1, [1 << 20]), [os.dup(fd)])
+    os.ftruncate(fd, 4096)
+    with pytest.raises(OSError, match="cut its payload short"):
+        Spool(tmp_path / "spool", broker).write(bytes(16), parcel)
+    assert not [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+    broker.peer_gone(owner)
+    os.close(fd)
+
+
+def test_messages_that_nest_or_never_end_are_cut_off(server: ServerHome) -> None:
+    worker = server.worker_pid()
+    before = rss_of(worker)
+    bomb = b"[" * (MAX_FRAME - HEADER_SIZE)
+    with connect() as stranger:
+        attempt(stranger, pack(Kind.REQUEST) + bomb)
+        assert ended(stranger)
+    with greeted() as known:
+        attempt(known, pack(Kind.REQUEST, number=5) + bomb)
+        assert ended(known)
+    strangers = [connect() for _ in range(20)]
+    for number in range(100):
+        for sock in strangers:
+            attempt(sock, pack(Kind.REQUEST, flags=Flag.MORE, number=number) + bomb)
+    for sock in strangers:
+        assert ended(sock)
+        sock.close()
+    assert rss_of(worker) - before < 64 << 20
+
+
+def test_10_000_connections_opened_and_dropped(server: ServerHome) -> None:
+    path = config.resolve().client_socket
+    inner = config.resolve().inner_socket
+    before = rss_of(server.worker_pid())
+    for i in range(10_000):
+        connect(inner if i % 2 else path).close()
+    assert rss_of(server.worker_pid()) - before < 32 << 20
+
+
+def test_a_release_by_somebody_else_frees_nothing() -> None:
+    """Segment numbers can be guessed: an owner would write its next payload over one that is being read."""
+    from limits import length
+
+    app = lorry.App("released")
+    remote = app.function()(length.get_raw_f())
+    with app.run(), greeted() as thief:
+        for _ in range(5):
+            call = remote.spawn(bytes(200_000))
+            for number in range(1, 500):
+                attempt(thief, pack(Kind.RELEASE, number=number))
+            assert call.get(timeout=30) == (200_000, 0)
+
+
+# Containers
+
+
+def test_a_wrong_token_is_refused_and_makes_nobody() -> None:
+    for role in ("container", "client"):
+        assert "no such container, or a wrong token" in hostile.wrong_token.remote(role)
+
+
+def test_garbage_from_a_container() -> None:
+    assert hostile.storm.remote(1, 300) > 0
+
+
+def test_a_container_that_lies_about_results_costs_only_itself() -> None:
+    with contextlib.suppress(exception.Error):
+        assert hostile.lie_about_results.remote(3) == 3
+
+
+@pytest.mark.parametrize(
+    "method",
+    "app_create app_stop app_list app_logs app_detach secret_put secret_list secret_lookup secret_delete volume_delete "
+    "volume_list volume_put volume_copy container_list container_stop server_stop server_status prune df usage blob_put "
+    "image_ensure".split(),
+)
+def test_code_in_a_container_may_not_administer(method: str) -> None:
+    assert f"may not ask for '{method}'" in hostile.ask_for.remote(method, {})
+
+
+def test_code_in_a_container_reaches_its_own_volumes_only() -> None:
+    mine, theirs = hostile.mine.hydrate().object_id, hostile.theirs.hydrate().object_id
+    assert hostile.ask_for.remote("volume_listdir", {"volume_id": mine, "path": "/"}).startswith("given")
+    for method in ("volume_listdir", "volume_read", "volume_remove"):
+        said = hostile.ask_for.remote(method, {"volume_id": theirs, "path": "/", "offset": 0})
+        assert "does not mount that volume" in said
+    assert "does not mount" in hostile.ask_for.remote("volume_lookup", {"name": "hostile-theirs"})
+
+
+def test_code_in_a_container_cannot_bind_itself_more_than_it_has() -> None:
+    """A variant of a function that has a secret, with code of the attacker's own."""
+    number = int(str(hostile.keeper_of_secrets.object_id).removeprefix("fu-"))
+    own = int(str(hostile.environment.object_id).removeprefix("fu-"))
+    spec = hostile.keeper_of_secrets.info
+    assert spec is not None
+    for target, changes in (
+        (number, {"code": {"module": "hostile", "qualname": "environment"}}),
+        (own, {"secret_ids": list(spec.secret_ids)}),
+        (own, {"volumes": [{"path": "/x", "volume_id": spec.volumes[0].volume_id, "read_only": False}]}),
+        (number, {"source": "0" * 64}),
+    ):
+        assert "may not change" in hostile.ask_for.remote("bind", {"number": target, "changes": changes})
+    assert hostile.ask_for.remote("bind", {"number": own, "changes": {"timeout": 60.0}}).startswith("given")
+
+
+# Secrets
+
+
+def test_a_secret_is_seen_by_its_function_only_and_lies_nowhere_in_clear(server: ServerHome) -> None:
+    assert hostile.keeper_of_secrets.remote() == hostile.CANARY
+    assert "HOSTILE_CANARY" not in hostile.environment.remote()
+    needle = hostile.CANARY.encode()
+    found = []
+    for folder, _folders, files in os.walk(server.state):
+        for name in files:
+            path = Path(folder, name)
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < 64 << 20:
+                content = path.read_bytes()
+                if needle in content:
+                    found.append(path)
+    sources = [path for path in found if b"CANARY = " in path.read_bytes() or path.suffix == ".py"]
+    assert set(found) == set(sources), "only the test's own source text may name it"
