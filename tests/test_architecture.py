@@ -43,7 +43,7 @@ FORBIDDEN = {"sdk": {"store", "scheduler", "runtime", "server", "sandbox"}, "run
 ALLOWED = {
     ("lorry.sdk.context", "lorry.runtime.output"): "asks which call runs, inside a container only",
 }
-PUBLIC = {"lorry", "lorry.exception"}
+PUBLIC = {"lorry", *(f"lorry.{name}" for name in lorry._SUBMODULES)}
 """Facades: they may name any layer."""
 MAX_FILE = 600
 MAX_FUNCTION = 60

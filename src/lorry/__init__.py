@@ -66,11 +66,14 @@ _HOMES = {
 """Public name → module of lorry.sdk. Loaded at first use, so that a container loads what its code names."""
 
 
+_SUBMODULES = ("app", "cls", "exception", "functions", "image", "secret", "volume")
+
+
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is not None:
         value = getattr(importlib.import_module(f"lorry.sdk.{home}"), name)
-    elif name in ("exception", "functions", "volume", "secret", "image", "app", "cls", "runner"):
+    elif name in _SUBMODULES:
         value = importlib.import_module(f"lorry.{name}")
     else:
         raise AttributeError(f"module 'lorry' has no attribute {name!r}")
@@ -79,7 +82,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, "exception"])
+    return sorted([*globals(), *_HOMES, *_SUBMODULES])
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What people write wrong, and machines that are not as they should be: each ends in a sentence that says what to do."""
+"""What people write wrong, and machines that are not as they should be: each ends in a sentence that helps."""
 
 from __future__ import annotations
 
@@ -277,7 +277,10 @@ def test_older_code_refuses_newer_state(own_server: ServerHome) -> None:
 
 
 def test_a_client_killed_in_a_map_leaves_no_containers(own_server: ServerHome) -> None:
-    program = "import journal\nwith journal.app.run():\n for _ in journal.slow_mark.map(range(10**6), kwargs={'seconds': 0.02, 'name': 'log'}): pass"
+    program = (
+        "import journal\nwith journal.app.run():\n"
+        " for _ in journal.slow_mark.map(range(10**6), kwargs={'seconds': 0.02, 'name': 'log'}): pass"
+    )
     client = subprocess.Popen([sys.executable, "-c", program], cwd=PROGRAMS)
     folder = own_server.state / "volumes"
     wait_until(lambda: folder.exists() and any(folder.glob("vo-*/log")), 30)
@@ -313,12 +316,20 @@ def test_a_client_killed_in_an_image_build_stops_it(own_server: ServerHome, tmp_
     )
     url = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
     environ = {**os.environ, "UV_INDEX_URL": url, "UV_DEFAULT_INDEX": url, "PIP_INDEX_URL": url}
-    client = subprocess.Popen([sys.executable, str(program)], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, str(program)]
+    client = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert arrived.wait(30), own_server.log
         assert builders(url)
         client.send_signal(signal.SIGKILL)
         client.wait()
+        wait_until(lambda: not builders(url))
+        # The same image again is built again: what was left half-made is not taken for it.
+        arrived.clear()
+        second = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert arrived.wait(30), own_server.log
+        second.send_signal(signal.SIGKILL)
+        second.wait()
         wait_until(lambda: not builders(url))
     finally:
         client.kill()
@@ -328,8 +339,6 @@ def test_a_client_killed_in_an_image_build_stops_it(own_server: ServerHome, tmp_
             sock.close()
     with journal.app.run():  # and the server is well
         assert journal.mark.remote(1) == 1
-    environments = own_server.state / "images"
-    assert not [path for path in environments.rglob("*not_there*")]
 
 
 def builders(url: str) -> list[int]:
@@ -338,9 +347,7 @@ def builders(url: str) -> list[int]:
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{entry}/cmdline").read_bytes()
-            if b"uv" in command and b"not-there-at-all" in command + Path(f"/proc/{entry}/environ").read_bytes():
-                found.append(int(entry))
-            elif b"/uv\0" in command and url.encode() in Path(f"/proc/{entry}/environ").read_bytes():
+            if b"/uv\0" in command and url.encode() in Path(f"/proc/{entry}/environ").read_bytes():
                 found.append(int(entry))
     return found
 

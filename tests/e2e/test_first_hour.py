@@ -146,7 +146,8 @@ def test_a_cell_that_was_pickled_by_another_python_says_so() -> None:
     from lorry.model.function import FunctionSpec
 
     code = CodeRef(module="__main__", qualname="f", serialized="", python="3.7")
-    spec = FunctionSpec(tag="f", kind=FunctionKind.FUNCTION, code=code, image=lorry.Image.debian_slim().spec(lambda _p: ""))
+    image = lorry.Image.debian_slim().spec(lambda _path: "")
+    spec = FunctionSpec(tag="f", kind=FunctionKind.FUNCTION, code=code, image=image)
     with pytest.raises(exception.SerializationError, match=r"Python 3\.7 and its container runs .*same minor version"):
         load.load(spec, "")
 

@@ -158,7 +158,8 @@ def test_descriptors_are_closed_wherever_they_come(kind: int, server: ServerHome
 def test_a_socket_as_segment_does_not_keep_its_own_connection_open(server: ServerHome) -> None:
     ours = greeted()
     reference = pack_reference(1, [])
-    attempt(ours, pack(Kind.CALL, flags=Flag.SEGMENT, number=1, call=os.urandom(16), count=1) + reference, [ours.fileno()])
+    header = pack(Kind.CALL, flags=Flag.SEGMENT, number=1, call=os.urandom(16), count=1)
+    attempt(ours, header + reference, [ours.fileno()])
     assert ended(ours)
     ours.close()
 
@@ -207,18 +208,32 @@ def test_10_000_connections_opened_and_dropped(server: ServerHome) -> None:
     assert rss_of(server.worker_pid()) - before < 32 << 20
 
 
+class Owner:
+    """A connection that remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send(self, buffers: list[bytes], _descriptors: object = ()) -> None:
+        self.sent.append(buffers[0][0])
+
+
 def test_a_release_by_somebody_else_frees_nothing() -> None:
     """Segment numbers can be guessed: an owner would write its next payload over one that is being read."""
-    from limits import length
-
-    app = lorry.App("released")
-    remote = app.function()(length.get_raw_f())
-    with app.run(), greeted() as thief:
-        for _ in range(5):
-            call = remote.spawn(bytes(200_000))
-            for number in range(1, 500):
-                attempt(thief, pack(Kind.RELEASE, number=number))
-            assert call.get(timeout=30) == (200_000, 0)
+    broker = Broker()
+    owner: Any = Owner()
+    thief: Any = Owner()
+    fd = os.memfd_create("owned")
+    os.ftruncate(fd, 4096)
+    parcel = broker.receive(owner, Flag.SEGMENT, pack_reference(1, [4096]), [fd])
+    assert parcel.segment is not None
+    broker.released(thief, parcel.segment.number)  # before anybody uses it: the frame is just being read
+    broker.hold(parcel, "reader")
+    broker.released(thief, parcel.segment.number)
+    assert owner.sent == []
+    broker.let_go(parcel, "reader")
+    assert owner.sent == [Kind.RELEASE]
+    broker.peer_gone(owner)
 
 
 # Containers
@@ -238,12 +253,12 @@ def test_a_container_that_lies_about_results_costs_only_itself() -> None:
         assert hostile.lie_about_results.remote(3) == 3
 
 
-@pytest.mark.parametrize(
-    "method",
-    "app_create app_stop app_list app_logs app_detach secret_put secret_list secret_lookup secret_delete volume_delete "
-    "volume_list volume_put volume_copy container_list container_stop server_stop server_status prune df usage blob_put "
-    "image_ensure".split(),
-)
+ADMINISTRATIVE = "app_create app_stop app_list app_logs app_detach secret_put secret_list secret_lookup secret_delete"
+ADMINISTRATIVE += " volume_list volume_delete volume_put volume_copy container_list container_stop server_stop df usage"
+ADMINISTRATIVE += " server_status prune blob_put image_ensure"
+
+
+@pytest.mark.parametrize("method", ADMINISTRATIVE.split())
 def test_code_in_a_container_may_not_administer(method: str) -> None:
     assert f"may not ask for '{method}'" in hostile.ask_for.remote(method, {})
 
@@ -284,9 +299,6 @@ def test_a_secret_is_seen_by_its_function_only_and_lies_nowhere_in_clear(server:
     for folder, _folders, files in os.walk(server.state):
         for name in files:
             path = Path(folder, name)
-            if path.is_file() and not path.is_symlink() and path.stat().st_size < 64 << 20:
-                content = path.read_bytes()
-                if needle in content:
-                    found.append(path)
-    sources = [path for path in found if b"CANARY = " in path.read_bytes() or path.suffix == ".py"]
-    assert set(found) == set(sources), "only the test's own source text may name it"
+            if path.is_file() and not path.is_symlink() and needle in path.read_bytes():
+                found.append(path)
+    assert found == []

@@ -194,7 +194,10 @@ def test_the_user_s_own_interrupts_come_back_and_cost_no_container() -> None:
     assert limits.raise_it.remote("fine") == "fine"
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("stop", RuntimeError), ("keyboard", KeyboardInterrupt), ("exit", SystemExit)])
+ENDINGS = [("stop", RuntimeError), ("keyboard", KeyboardInterrupt), ("exit", SystemExit)]
+
+
+@pytest.mark.parametrize(("kind", "expected"), ENDINGS)
 def test_they_come_back_from_threads_too(kind: str, expected: type[BaseException]) -> None:
     with pytest.raises(expected):
         limits.raise_in_thread.remote(kind)

@@ -8,6 +8,10 @@ from enum import StrEnum
 from lorry.model.image import ImageSpec
 
 
+NAMED_SECRET = "name:"
+"""Before a secret's name among `secret_ids`: it is looked up when a container starts, so that a changed one is seen."""
+
+
 class FunctionKind(StrEnum):
     FUNCTION = "function"
     CLASS = "class"

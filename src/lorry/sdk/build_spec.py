@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from lorry.errors import InvalidError
-from lorry.model.function import CodeRef, FunctionKind, FunctionSpec, VolumeMount
+from lorry.model.function import NAMED_SECRET, CodeRef, FunctionKind, FunctionSpec, VolumeMount
 from lorry.model.image import ImageSpec
 from lorry.sdk import options as opt
 from lorry.sdk.function import is_generator_function
@@ -43,7 +43,8 @@ def secret_ids(secrets: Sequence[Any]) -> Steps[tuple[str, ...]]:
     for secret in opt.sequence(secrets, "secrets"):
         if not isinstance(secret, Secret):
             raise InvalidError(f"secrets= takes lorry.Secret objects, not {secret!r}; see Secret.from_name, from_dict")
-        found.append((yield from secret._hydrated(afresh=True)))
+        secret_id = yield from secret._hydrated(afresh=True)
+        found.append(secret_id if secret.name is None else NAMED_SECRET + secret.name)
     return tuple(found)
 
 

@@ -103,7 +103,7 @@ def warn_later(given: dict[str, Any], where: str) -> None:
     """One clear warning per parameter that has no effect yet."""
     for name, consequence in LATER.items():
         if given.get(name):
-            warnings.warn(f"{where}: {name}= is accepted, but {consequence}", UserWarning, stacklevel=4)
+            warnings.warn(f"{where}: {name}= is accepted, but {consequence}", UserWarning, stacklevel=3)
 
 
 def seconds(value: float | int | str, name: str) -> float:

@@ -62,6 +62,10 @@ class Secret:
         raise InvalidError(f"no {filename} in {folder.resolve()} or above it")
 
     @property
+    def name(self) -> str | None:
+        return self._name
+
+    @property
     def object_id(self) -> str | None:
         return self._secret_id
 

@@ -79,9 +79,10 @@ class CallApi:
     async def app_lookup(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{name or id} → the app: a running one of that id or name, else the newest stopped one."""
         wanted = params["app"]
-        for record in self._store.apps():
-            if wanted in (record.app_id, record.name):
-                return self._apps.describe(record)
+        records = [record for record in self._store.apps() if wanted in (record.app_id, record.name)]
+        records.sort(key=lambda record: record.state is AppState.STOPPED)  # stable: the newest first within each
+        for record in records:
+            return self._apps.describe(record)
         raise errors.NotFoundError(f"no app {wanted!r}; `lorry app list --all` shows those that ran here")
 
     async def app_logs(self, session: Session, params: dict[str, Any], number: int) -> Any:
@@ -115,10 +116,12 @@ class CallApi:
         raise errors.NotFoundError(f"app {params.get('app_name') or app_id} has no function {params['tag']!r}")
 
     def _deployed(self, name: str) -> str:
-        record = self._store.deployment(name)
-        if record is None:
-            raise errors.NotFoundError(f"no deployed app {name!r}; deploy it with `lorry deploy`")
-        return record.app_id
+        """The newest deployment of that name that has its functions: one that is being made has none yet."""
+        found = [a for a in self._apps.alive().values() if a.name == name and a.state is AppState.DEPLOYED]
+        for record in sorted(found, key=lambda app: app.version, reverse=True):
+            if self._store.functions(record.app_id):
+                return record.app_id
+        raise errors.NotFoundError(f"no deployed app {name!r}; deploy it with `lorry deploy`")
 
     async def bind(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{number, changes: {field: value}} → {number}: the same function with parameters or other options."""

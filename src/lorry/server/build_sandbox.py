@@ -77,11 +77,12 @@ class SandboxedBuilds:
         )
 
     def _hand_over(self, path: str) -> None:
-        """The folder and what the server made directly in it belong to the uid that builds."""
+        """The folder belongs to the uid that builds, with what another tier built in it before."""
         if self._owner is None or os.stat(path).st_uid == self._owner[0]:
             return
-        for entry in (path, *(os.path.join(path, name) for name in os.listdir(path))):
-            os.chown(entry, *self._owner)
+        for folder, folders, files in os.walk(path):
+            for name in ("", *folders, *files):
+                os.chown(os.path.join(folder, name), *self._owner, follow_symlinks=False)
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

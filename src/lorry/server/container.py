@@ -46,6 +46,8 @@ class Container:
     charge: bool = True
     """False when it was killed for the sake of another input: its inputs run again off their budget."""
     peak_memory: int = 0
+    hidden: tuple[str, ...] = ()
+    """Secret values that are blacked out in its output."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it has ended and is accounted for."""
 

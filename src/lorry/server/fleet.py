@@ -244,6 +244,8 @@ class Fleet:
         def sink(stream: int, call: str | None, lines: list[str]) -> None:
             current = call_name(container.current_call) if container.current_call else ""
             owner = call if call is not None else current
+            for value in container.hidden:
+                lines = [line.replace(value, "***") for line in lines]
             self._s.logs.append(container.app_id, container.container_id, owner, stream, lines)
 
         return sink

@@ -14,7 +14,7 @@ from lorry.config import Settings
 from lorry.errors import InvalidError
 from lorry.images.builder import BuiltImage, ImageBuilder
 from lorry.images.indexes import IndexSettings
-from lorry.model.function import FunctionSpec
+from lorry.model.function import NAMED_SECRET, FunctionSpec
 from lorry.model.image import ImageSpec
 from lorry.sandbox.interface import Feature, Sandbox, SandboxSpec
 from lorry.sandbox.namespaces import SANDBOX_UID
@@ -29,6 +29,10 @@ from lorry.store.interface import Store
 
 OWNER = (SANDBOX_UID, SANDBOX_UID)
 """Host uid and gid of everything in a container when the server runs as root; see sandbox.namespaces."""
+
+
+HIDDEN_LENGTH = 6
+"""Secret values at least this long are blacked out in logs; shorter ones would black out half of the words."""
 
 
 class Provision:
@@ -75,6 +79,7 @@ class Provision:
         image = await self.images.ensure(spec.image, IndexSettings(), lambda _line: None)
         name = self._app_name(container.app_id)
         parts = await asyncio.to_thread(self._gather, container, image, name)
+        container.hidden = tuple(value for value in parts.secrets.values() if len(value) >= HIDDEN_LENGTH)
         return sandbox_spec(parts, self._settings, self._library, self.isolated)
 
     def _gather(self, container: Container, image: BuiltImage, name: str) -> Ingredients:
@@ -112,8 +117,9 @@ class Provision:
 
     def secret_values(self, spec: FunctionSpec) -> dict[str, str]:
         values: dict[str, str] = {}
-        for secret_id in spec.secret_ids:
-            record = self._store.secret(secret_id=secret_id)
+        for key in spec.secret_ids:
+            name = key.removeprefix(NAMED_SECRET)
+            record = self._store.secret(secret_id=key) if name == key else self._store.secret(name=name)
             values.update(self.secrets.open(record.secret_id, record.sealed))
         return values
 

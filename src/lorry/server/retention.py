@@ -63,7 +63,7 @@ class Retention:
         blobs, trees, images = await self._in_use()
         freed = {
             "files": await asyncio.to_thread(self._collect_files, blobs, trees, older),
-            "images": await self._prune_images(images, older),
+            "images": await self._prune_images(images, 0.0 if everything else YOUNG),
             "logs": self._prune_logs(),
         }
         if everything:
@@ -91,9 +91,9 @@ class Retention:
         self._provision.trees.collect(trees)
         return int(self._provision.blobs.collect(blobs, older).bytes)
 
-    async def _prune_images(self, keep: set[str], older: float) -> int:
+    async def _prune_images(self, keep: set[str], unused_seconds: float) -> int:
         before = (await self._provision.images.sizes()).total
-        await self._provision.images.prune(keep, older)
+        await self._provision.images.prune(keep, unused_seconds)
         return max(0, before - (await self._provision.images.sizes()).total)
 
     def _prune_logs(self) -> int:

@@ -36,6 +36,8 @@ class Scaler:
         self._due: set[int] = set()
         self._reconsider: set[int] = set()
         self._blocked: set[int] = set()
+        self._waiting_since: dict[int, float] = {}
+        """By function: when its queue was last seen to fill."""
         self.apps: dict[int, tuple[str, bool]] = {}
         """By function: its app's id, and whether the app is alive."""
         self.pending: dict[int, str] = {}
@@ -73,9 +75,14 @@ class Scaler:
             if view is not None:
                 views.append(view)
         failures, last_failure = self._fleet.failed_starts.get(target, (0, None))
+        if queue.waiting:
+            self._waiting_since.setdefault(target, self._clock.monotonic())
+        else:
+            self._waiting_since.pop(target, None)
         return FunctionLoad(
             scaling=spec.scaling,
             waiting=queue.waiting,
+            waiting_since=self._waiting_since.get(target),
             running=sum(len(slot.leases) for slot in slots.values()),
             max_concurrent=spec.max_concurrent,
             target_concurrent=spec.target_concurrent,

@@ -150,7 +150,7 @@ def overflow_the_stack() -> None:
     sys.setrecursionlimit(10**9)
 
     def down(n: int) -> int:
-        return [*map(down, [n + 1])][0]
+        return sum(map(down, [n + 1]))  # through C, so that the real stack grows
 
     down(0)
 
