@@ -25,9 +25,7 @@ import lorry
 app = lorry.App("finetune")
 image = (
     lorry.Image.debian_slim()
-    .uv_pip_install(
-        "torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "safetensors==0.8.0", "numpy==2.4.6"
-    )
+    .uv_pip_install("torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "safetensors==0.8.0", "numpy==2.4.6")
     .env(
         {
             "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads lose most of a core that others also use
@@ -64,9 +62,7 @@ def train_tokenizer(text: str) -> "PreTrainedTokenizerFast":
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         [text],
-        trainers.BpeTrainer(
-            vocab_size=2048, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=2048, special_tokens=[end], initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end, pad_token=end)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "e2e" / "programs"
+
+
 class ServerHome:
     """A state and a runtime directory, and what a test may do to the server that lives in them."""
 

@@ -72,7 +72,11 @@ def imports(path: Path, *, lazy: bool) -> set[str]:
             function = inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
             if isinstance(child, ast.Import) and (lazy or not function):
                 found.update(alias.name for alias in child.names if alias.name.startswith("lorry"))
-            elif isinstance(child, ast.ImportFrom) and (lazy or not function) and (child.module or "").startswith("lorry"):
+            elif (
+                isinstance(child, ast.ImportFrom)
+                and (lazy or not function)
+                and (child.module or "").startswith("lorry")
+            ):
                 found.update(_targets(child))
             visit(child, function)
 

@@ -11,9 +11,7 @@ from lorry import errors, exception
 
 
 def test_every_error_is_known_by_its_name() -> None:
-    classes = {
-        cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.Error)
-    }
+    classes = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.Error)}
     assert set(errors.BY_NAME.values()) == classes
     assert all(name == cls.__name__ for name, cls in errors.BY_NAME.items())
 

@@ -1,27 +1,27 @@
 """Every error that Lorry raises on purpose, drawn once.
 
-    Error
-    ├── InvalidError              a parameter, decorator or command that cannot work
-    ├── ExecutionError            right words, wrong moment (e.g. `.remote` outside a running app)
-    │   └── SerializationError    a value that cannot travel, or cannot be rebuilt here
-    ├── NotFoundError             no such app, function, volume, secret or call
-    ├── AlreadyExistsError
-    ├── ConnectionError           the server cannot be reached or was lost for too long
-    │   └── VersionError          client and server do not speak the same protocol
-    ├── ResourceError             a limit of the machine or of the user's own settings
-    │   ├── CapacityError         no such GPU, not enough memory: will never fit here
-    │   ├── StorageFullError      the state directory's disk is full; nothing acknowledged is lost
-    │   └── OutOfMemoryError      a container passed its memory limit
-    ├── ImageBuildError           carries the tail of the build log
-    ├── TimeoutError
-    │   ├── FunctionTimeoutError
-    │   └── OutputExpiredError    the result was there and its seven days are over
-    ├── RemoteError               the remote exception itself could not be sent
-    │   ├── ContainerLostError    the container died under the input every time it was tried
-    │   └── CallCancelledError    somebody cancelled the call, or its app was stopped
-    └── InternalError             Lorry's own fault: please report
+Error
+├── InvalidError              a parameter, decorator or command that cannot work
+├── ExecutionError            right words, wrong moment (e.g. `.remote` outside a running app)
+│   └── SerializationError    a value that cannot travel, or cannot be rebuilt here
+├── NotFoundError             no such app, function, volume, secret or call
+├── AlreadyExistsError
+├── ConnectionError           the server cannot be reached or was lost for too long
+│   └── VersionError          client and server do not speak the same protocol
+├── ResourceError             a limit of the machine or of the user's own settings
+│   ├── CapacityError         no such GPU, not enough memory: will never fit here
+│   ├── StorageFullError      the state directory's disk is full; nothing acknowledged is lost
+│   └── OutOfMemoryError      a container passed its memory limit
+├── ImageBuildError           carries the tail of the build log
+├── TimeoutError
+│   ├── FunctionTimeoutError
+│   └── OutputExpiredError    the result was there and its seven days are over
+├── RemoteError               the remote exception itself could not be sent
+│   ├── ContainerLostError    the container died under the input every time it was tried
+│   └── CallCancelledError    somebody cancelled the call, or its app was stopped
+└── InternalError             Lorry's own fault: please report
 
-    InputCancellation(BaseException)   raised *inside* user code whose call was cancelled
+InputCancellation(BaseException)   raised *inside* user code whose call was cancelled
 """
 
 from __future__ import annotations
@@ -114,8 +114,6 @@ class InputCancellation(BaseException):
 
 
 BY_NAME: dict[str, type[Error]] = {
-    cls.__name__: cls
-    for cls in list(globals().values())
-    if isinstance(cls, type) and issubclass(cls, Error)
+    cls.__name__: cls for cls in list(globals().values()) if isinstance(cls, type) and issubclass(cls, Error)
 }
 """Wire name → class; an RPC error travels as (name, message)."""

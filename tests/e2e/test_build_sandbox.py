@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from server_home import ServerHome
 
-BACKEND = '''
+BACKEND = """
 import json, os, zipfile
 
 def attempt(path):
@@ -37,9 +37,9 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
         wheel.writestr("nosy-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr("nosy-1.0.dist-info/RECORD", "")
     return name
-'''
+"""
 
-PROGRAM = '''
+PROGRAM = """
 import lorry
 app = lorry.App("nosy")
 
@@ -51,7 +51,7 @@ def report():
 if __name__ == "__main__":
     with app.run():
         print(report.remote())
-'''
+"""
 
 
 def source_distribution(folder: Path, canary: Path, home: ServerHome) -> Path:

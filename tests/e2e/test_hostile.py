@@ -199,6 +199,17 @@ def test_messages_that_nest_or_never_end_are_cut_off(server: ServerHome) -> None
     assert rss_of(worker) - before < 64 << 20
 
 
+def test_uploads_that_are_broken_off_leave_nothing(server: ServerHome) -> None:
+    incoming = server.state / "blobs" / "incoming"
+    for i in range(20):
+        with greeted() as sock:
+            params = {"digest": f"{i:064x}", "data": "aGVsbG8="}
+            for frame in encode(Kind.REQUEST, 2, {"method": "blob_put", "params": params}):
+                sock.send(frame)
+            assert sock.recv(MAX_FRAME)[2] == 0
+    wait_until(lambda: not list(incoming.iterdir()))
+
+
 def test_10_000_connections_opened_and_dropped(server: ServerHome) -> None:
     path = config.resolve().client_socket
     inner = config.resolve().inner_socket

@@ -17,9 +17,7 @@ def test_sealing_opens_everything_for_reading_and_keeps_what_can_be_executed(tmp
     target = os.stat("/etc/shadow").st_mode
     closed.chmod(0o700)
     assert seal(tmp_path / "env") > 0
-    modes = {
-        path.name: stat.S_IMODE(path.lstat().st_mode) for path in closed.iterdir() if path.name != "link"
-    }
+    modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in closed.iterdir() if path.name != "link"}
     assert modes == {"data": 0o644, "tool": 0o755, "open": 0o644}
     assert stat.S_IMODE(closed.stat().st_mode) == 0o755
     assert os.stat("/etc/shadow").st_mode == target

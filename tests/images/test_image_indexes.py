@@ -139,9 +139,7 @@ def test_certificates_proxies_and_no_index(home: Path) -> None:
         ({"REQUESTS_CA_BUNDLE": "/c"}, "/c"),
     ],
 )
-def test_the_nearest_certificate_bundle_is_taken(
-    home: Path, environ: Mapping[str, str], expected: str
-) -> None:
+def test_the_nearest_certificate_bundle_is_taken(home: Path, environ: Mapping[str, str], expected: str) -> None:
     assert settings(home, environ).env["SSL_CERT_FILE"] == expected
 
 

@@ -193,9 +193,7 @@ def test_a_log_that_raises_ends_neither_the_build_nor_the_others_log(workshop: W
             raise BrokenPipeError("the client went away")
 
         builder = workshop.builder()
-        results = await asyncio.gather(
-            builder.ensure(SPEC, workshop.settings, broken), workshop.ensure(builder, SPEC)
-        )
+        results = await asyncio.gather(builder.ensure(SPEC, workshop.settings, broken), workshop.ensure(builder, SPEC))
         assert results[0] == results[1]
         assert workshop.log[0] == "layer 1 of 1 (beta)"
 
@@ -207,9 +205,7 @@ def test_a_failed_build_fails_every_waiter_and_is_tried_again_next_time(workshop
         builder = workshop.builder(runner := GatedRunner())
         spec = packages("nowhere")
         for attempt in (1, 2):
-            results = await asyncio.gather(
-                *(workshop.ensure(builder, spec) for _ in range(3)), return_exceptions=True
-            )
+            results = await asyncio.gather(*(workshop.ensure(builder, spec) for _ in range(3)), return_exceptions=True)
             assert all(isinstance(result, ImageBuildError) for result in results)
             assert runner.installs() == attempt
 

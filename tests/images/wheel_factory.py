@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def write_wheel(
-    folder: Path, name: str, version: str = "1.0", *, body: str = "", requires: Sequence[str] = ()
-) -> Path:
+def write_wheel(folder: Path, name: str, version: str = "1.0", *, body: str = "", requires: Sequence[str] = ()) -> Path:
     """A pure wheel with one module (`body`, and `VERSION`) and one console script."""
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"

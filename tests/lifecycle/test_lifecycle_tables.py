@@ -93,9 +93,7 @@ LIVES = {
         {"dead"},
     ),
     "app": Life(AppState, AppEvent, deployment.MOVES, app_machine, cells(APP), {"stopped"}),
-    "input": Life(
-        InputState, InputEvent, inputs.MOVES, input_machine, cells(INPUT), {"finished", "cancelled"}
-    ),
+    "input": Life(InputState, InputEvent, inputs.MOVES, input_machine, cells(INPUT), {"finished", "cancelled"}),
 }
 
 every_life = pytest.mark.parametrize("life", LIVES.values(), ids=LIVES.keys())
@@ -103,9 +101,7 @@ every_life = pytest.mark.parametrize("life", LIVES.values(), ids=LIVES.keys())
 
 @every_life
 def test_the_written_table_has_every_state_and_event(life: Life) -> None:
-    assert set(life.expected) == {
-        (state.value, event.value) for state in life.states for event in life.events
-    }
+    assert set(life.expected) == {(state.value, event.value) for state in life.states for event in life.events}
 
 
 @every_life
@@ -137,9 +133,7 @@ def test_an_illegal_move_after_legal_ones_tells_them(life: Life) -> None:
 
 @every_life
 def test_an_end_is_an_end(life: Life) -> None:
-    assert {
-        after.value for (state, _), after in life.moves.items() if state.value in life.final
-    } <= life.final
+    assert {after.value for (state, _), after in life.moves.items() if state.value in life.final} <= life.final
     for (state, _), after in life.moves.items():
         if state.value in life.final:
             assert after is state

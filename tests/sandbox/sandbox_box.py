@@ -107,9 +107,7 @@ async def next_line(fd: int) -> str:
 
 def run_forbidding(calls: dict[int, int], code: str) -> str:
     """Output of Python code run under a seccomp filter: system call number → errno."""
-    source = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import forbid; forbid.install({calls!r})\n{code}"
-    )
+    source = f"import sys; sys.path.insert(0, {str(HERE)!r}); import forbid; forbid.install({calls!r})\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", source],
         env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(sys.path)},

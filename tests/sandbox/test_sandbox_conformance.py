@@ -96,18 +96,14 @@ def test_it_starts_in_the_given_directory(box: Box) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"argv": ("/no/such/program",)}, {"argv": ("no-such-program",)}, {"cwd": "/no/such/folder"}]
 )
-def test_a_program_or_directory_that_is_not_there_is_the_users_error(
-    box: Box, wrong: dict[str, object]
-) -> None:
+def test_a_program_or_directory_that_is_not_there_is_the_users_error(box: Box, wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidError, match="No such file"):
         box.run("", **wrong)
 
 
 def test_it_is_a_session_of_its_own_with_default_signals(box: Box) -> None:
     code = "import os; print(os.getsid(0) == os.getpid(), open('/proc/self/status').read())"
-    out = box.prints(
-        code, argv=("sh", "-c", "ps -o sid= -p $$ | grep -qw $$ && grep SigIgn /proc/self/status")
-    )
+    out = box.prints(code, argv=("sh", "-c", "ps -o sid= -p $$ | grep -qw $$ && grep SigIgn /proc/self/status"))
     assert int(out.split()[1], 16) == 0
 
 

@@ -114,9 +114,7 @@ def test_the_limits_of_this_machine_can_be_made_and_removed() -> None:
 @pytest.mark.parametrize("clone3_errno", [None, 38])
 def test_a_sandbox_is_born_in_its_version_2_group(isolated: Box, clone3_errno: int | None) -> None:
     """Even a hierarchy without controllers, as beside version 1, can be joined and killed as a whole."""
-    top = next(
-        (Path(m[1]) for c, m in _cgroup_mounts(Path("/proc/self/mountinfo").read_text()) if not c), None
-    )
+    top = next((Path(m[1]) for c, m in _cgroup_mounts(Path("/proc/self/mountinfo").read_text()) if not c), None)
     base = (top or Path("/nonexistent")) / f"lorry-test-{os.getpid()}"
     try:
         base.mkdir()

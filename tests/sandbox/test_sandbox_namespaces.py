@@ -29,9 +29,7 @@ def writes(path):
 
 
 def test_the_image_and_every_system_folder_is_read_only(isolated: Box) -> None:
-    code = (
-        WRITES + "print({writes(d + '/x') for d in ('/usr', '/usr/lib', '/etc', '/dev', '/run', '/var', '')})"
-    )
+    code = WRITES + "print({writes(d + '/x') for d in ('/usr', '/usr/lib', '/etc', '/dev', '/run', '/var', '')})"
     assert isolated.prints(code) in (
         "{'Read-only file system'}",
         "{'Read-only file system', 'Permission denied'}",
@@ -84,11 +82,7 @@ print(sorted(p for p in os.listdir('/proc') if p.isdigit()), tries('/proc/1/fd')
 
 
 def test_it_is_uid_0_inside_and_never_on_the_host(isolated: Box) -> None:
-    code = (
-        "import os, signal\n"
-        "if os.fork() == 0: signal.pause()\n"
-        "os.write(1, b'%d\\n' % os.getuid()); signal.pause()"
-    )
+    code = "import os, signal\nif os.fork() == 0: signal.pause()\nos.write(1, b'%d\\n' % os.getuid()); signal.pause()"
 
     async def go() -> None:
         process = await isolated.start(code)
@@ -97,9 +91,7 @@ def test_it_is_uid_0_inside_and_never_on_the_host(isolated: Box) -> None:
         members = family(process.pid)
         assert len(members) == 3
         for member in members:
-            status = dict(
-                line.split(":\t", 1) for line in Path(f"/proc/{member.pid}/status").read_text().splitlines()
-            )
+            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{member.pid}/status").read_text().splitlines())
             assert set(status["Uid"].split()) == set(status["Gid"].split()) == {str(expected)}
             if os.geteuid() == 0:
                 assert status["Groups"].split() == []
@@ -147,10 +139,7 @@ open('/dev/stderr', 'w').write('err')
 
 
 def test_names_users_and_certificates_are_there(isolated: Box) -> None:
-    code = (
-        "import os, pwd, socket\n"
-        "print(pwd.getpwuid(0).pw_dir, socket.gethostname(), os.path.isdir('/etc/ssl'))"
-    )
+    code = "import os, pwd, socket\nprint(pwd.getpwuid(0).pw_dir, socket.gethostname(), os.path.isdir('/etc/ssl'))"
     home, host, ssl = isolated.prints(code, argv=(PYTHON, "-I", "-c", code)).split()
     assert home == "/root"
     assert host.startswith("ct-")

@@ -15,9 +15,7 @@ from lorry.sandbox.rootfs import NODEV, NOSUID, RDONLY, Step, plan
 
 
 def plan_for(tmp_path: Path, *mounts: Mount, gpus: tuple[int, ...] = ()) -> list[Step]:
-    spec = SandboxSpec(
-        container_id="ct-1", argv=("x",), env=(), folder=str(tmp_path), mounts=mounts, gpus=gpus
-    )
+    spec = SandboxSpec(container_id="ct-1", argv=("x",), env=(), folder=str(tmp_path), mounts=mounts, gpus=gpus)
     return plan(spec, shm_mib=64)
 
 
@@ -42,9 +40,7 @@ def test_without_gpus_there_is_no_gpu_device(tmp_path: Path) -> None:
     assert not [target for _, target, _, _ in plan_for(tmp_path) if "nvidia" in target or target == "/sys"]
 
 
-@pytest.mark.parametrize(
-    "target", ["data", "/data/../etc", "/data/", "//data", "/", "/proc/x", "/dev", "/etc"]
-)
+@pytest.mark.parametrize("target", ["data", "/data/../etc", "/data/", "//data", "/", "/proc/x", "/dev", "/etc"])
 def test_a_target_that_cannot_work_is_refused(tmp_path: Path, target: str) -> None:
     with pytest.raises(InvalidError, match="cannot mount"):
         plan_for(tmp_path, Mount(source="/usr", target=target))

@@ -50,9 +50,7 @@ def workplace() -> Iterator[Path]:
 def test_every_promise_holds_for_an_ordinary_user(workplace: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("this run is unprivileged already")
-    version = subprocess.run(
-        [PYTHON, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True
-    )
+    version = subprocess.run([PYTHON, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True)
     if version.stdout.strip() != b"True":
         pytest.skip(f"{PYTHON} is older than 3.11, and this interpreter may lie where only root can read")
     done = subprocess.run(

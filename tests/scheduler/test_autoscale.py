@@ -23,9 +23,7 @@ from lorry.scheduler.load import PHASE_OF
 NOW = 1_000.0
 
 
-def a_machine(
-    cores: float = 4, idle: float = 1.0, memory_free: int = 100_000, disk: float = 0.5
-) -> MachineLoad:
+def a_machine(cores: float = 4, idle: float = 1.0, memory_free: int = 100_000, disk: float = 0.5) -> MachineLoad:
     return MachineLoad(
         cores=cores,
         cpu_idle_fraction=idle,
@@ -40,9 +38,7 @@ def busy(name: str, running: int = 1, age: float = 100.0, **more: Any) -> Contai
 
 
 def idle(name: str, seconds: float = 0.0, **more: Any) -> ContainerView:
-    return ContainerView(
-        container_id=name, phase=Phase.READY, idle_since=NOW - seconds, started_at=NOW - 500.0, **more
-    )
+    return ContainerView(container_id=name, phase=Phase.READY, idle_since=NOW - seconds, started_at=NOW - 500.0, **more)
 
 
 def starting(name: str, age: float = 0.0) -> ContainerView:
@@ -67,12 +63,8 @@ def ask(load: FunctionLoad, machine: MachineLoad | None = None, now: float = NOW
 # --- a cold queue -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("waiting", "cores", "start"), [(1, 4, 1), (3, 4, 3), (40, 4, 4), (40, 1, 1), (40, 0.5, 1)]
-)
-def test_a_cold_queue_starts_one_container_per_input_up_to_the_cores(
-    waiting: int, cores: float, start: int
-) -> None:
+@pytest.mark.parametrize(("waiting", "cores", "start"), [(1, 4, 1), (3, 4, 3), (40, 4, 4), (40, 1, 1), (40, 0.5, 1)])
+def test_a_cold_queue_starts_one_container_per_input_up_to_the_cores(waiting: int, cores: float, start: int) -> None:
     decision = ask(a_load(waiting=waiting), a_machine(cores=cores))
     assert (decision.start, decision.reason) == (start, Reason.COLD_QUEUE)
 
@@ -145,9 +137,7 @@ def test_a_step_takes_what_the_idle_cpu_lets_expect(containers: int, idle_cpu: f
 def test_no_growth_below_twenty_percent_idle_cpu() -> None:
     decision = ask(a_load(*many_busy(4), waiting=9), a_machine(idle=0.19))
     assert (decision.start, decision.reason, decision.wake_at) == (0, Reason.CPU_BUSY, NOW + 1)
-    assert decision.sentence == (
-        "9 inputs wait; 19% of the CPU is idle, and more containers start only from 20%."
-    )
+    assert decision.sentence == ("9 inputs wait; 19% of the CPU is idle, and more containers start only from 20%.")
 
 
 def test_a_step_waits_until_the_last_one_shows_in_the_cpu() -> None:
@@ -189,10 +179,7 @@ def test_sleeping_inputs_get_a_thousand_containers_in_about_ten_steps() -> None:
 def test_growth_needs_memory_for_the_request_until_a_peak_is_measured() -> None:
     machine = a_machine(memory_free=1_000)
     assert ask(a_load(*many_busy(8), waiting=9, memory_request=400), machine).start == 2
-    assert (
-        ask(a_load(*many_busy(8), waiting=9, memory_request=400, measured_peak_memory=250), machine).start
-        == 4
-    )
+    assert ask(a_load(*many_busy(8), waiting=9, memory_request=400, measured_peak_memory=250), machine).start == 4
     decision = ask(a_load(*many_busy(8), waiting=9, measured_peak_memory=1_001), machine)
     assert decision.reason is Reason.MEMORY_FULL
     assert "1000 MiB of 100000 are free" in decision.sentence

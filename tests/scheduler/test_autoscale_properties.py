@@ -88,8 +88,7 @@ def applied(load: FunctionLoad, decision: Decision) -> FunctionLoad:
         for view in load.containers
     )
     new = tuple(
-        ContainerView(container_id=f"new-{at}", phase=Phase.STARTING, started_at=NOW)
-        for at in range(decision.start)
+        ContainerView(container_id=f"new-{at}", phase=Phase.STARTING, started_at=NOW) for at in range(decision.start)
     )
     return replace(load, containers=kept + new, running=sum(view.running for view in kept))
 
@@ -113,9 +112,7 @@ def test_limits_hold_and_every_decision_explains_itself(load: FunctionLoad, mach
 
 @settings(max_examples=250)
 @given(loads(), machines)
-def test_an_app_that_lives_loses_no_input_and_keeps_its_floor(
-    load: FunctionLoad, machine: MachineLoad
-) -> None:
+def test_an_app_that_lives_loses_no_input_and_keeps_its_floor(load: FunctionLoad, machine: MachineLoad) -> None:
     load = replace(load, app_alive=True)
     decision = decide(NOW, load, machine)
     stopped = [view for view in load.containers if view.container_id in decision.stop]
@@ -130,9 +127,7 @@ def test_an_app_that_lives_loses_no_input_and_keeps_its_floor(
 
 @settings(max_examples=250)
 @given(loads(), machines)
-def test_deciding_again_with_the_decision_applied_changes_nothing(
-    load: FunctionLoad, machine: MachineLoad
-) -> None:
+def test_deciding_again_with_the_decision_applied_changes_nothing(load: FunctionLoad, machine: MachineLoad) -> None:
     decision = decide(NOW, load, machine)
     again = decide(NOW, applied(load, decision), machine)
     assert (again.start, again.stop) == (0, ()), again.sentence
@@ -256,9 +251,7 @@ class World:
         name = f"ct-{self.jobs.index(job)}-{job.made}"
         job.made += 1
         view = ContainerView(container_id=name, phase=Phase.STARTING, started_at=self.now)
-        job.boxes[name] = Box(
-            view=view, reservation=answer.reserved_for(name), ready_at=self.now + START_SECONDS
-        )
+        job.boxes[name] = Box(view=view, reservation=answer.reserved_for(name), ready_at=self.now + START_SECONDS)
 
     def load(self, job: Job) -> FunctionLoad:
         return FunctionLoad(
@@ -302,9 +295,7 @@ def small_jobs() -> st.SearchStrategy[Job]:
         waiting=st.integers(0, 30),
         seconds=st.sampled_from([0.01, 1.0, 30.0]),
         cpu=st.sampled_from([0.0, 0.5, 1.0]),
-        resources=st.builds(
-            Resources, cpu=st.sampled_from([0.0, 0.125]), memory=st.sampled_from([512, 2048, 4096])
-        ),
+        resources=st.builds(Resources, cpu=st.sampled_from([0.0, 0.125]), memory=st.sampled_from([512, 2048, 4096])),
         concurrent=st.sampled_from([1, 1, 4]),
     )
 

@@ -89,9 +89,7 @@ def test_cards_are_exclusive_and_taken_from_the_lowest_index() -> None:
     answer = placed(a_machine(H100, H100, H100), [holds("ct-1", 0)], wants("h100"))
     assert answer.gpu_indices == (1,)
     assert answer.gpu_model == H100
-    assert answer.sentence == (
-        "Reserved 0.125 cores, 128 MiB of memory and 1 x NVIDIA H100 80GB HBM3 (index 1)."
-    )
+    assert answer.sentence == ("Reserved 0.125 cores, 128 MiB of memory and 1 x NVIDIA H100 80GB HBM3 (index 1).")
 
 
 def test_the_first_alternative_that_is_free_is_taken() -> None:
@@ -113,9 +111,7 @@ def test_a_card_that_is_not_there_lists_those_that_are() -> None:
     answer = place(a_machine(L4, L4), [], wants("H100:8"))
     assert isinstance(answer, Never)
     assert answer.reason is Scarce.GPU
-    assert answer.sentence == (
-        'gpu="H100:8": this machine has 2 x NVIDIA L4. gpu="any" takes whatever there is.'
-    )
+    assert answer.sentence == ('gpu="H100:8": this machine has 2 x NVIDIA L4. gpu="any" takes whatever there is.')
 
 
 def test_more_cards_than_there_are_never_fit() -> None:
@@ -127,9 +123,7 @@ def test_more_cards_than_there_are_never_fit() -> None:
 def test_a_machine_without_cards_does_not_recommend_any() -> None:
     answer = place(a_machine(), [], wants(["H100", "any"]))
     assert isinstance(answer, Never)
-    assert answer.sentence == (
-        'gpu=["H100", "any"]: this machine has no GPU. Leave gpu= out to run on the CPU.'
-    )
+    assert answer.sentence == ('gpu=["H100", "any"]: this machine has no GPU. Leave gpu= out to run on the CPU.')
 
 
 def test_any_takes_the_smallest_card_and_leaves_the_large_one() -> None:

@@ -232,9 +232,7 @@ def test_environment_and_workdir() -> None:
     assert (spec(image).env, spec(image).workdir) == ((("A", "3"), ("B", "2")), "/c")
 
 
-@pytest.mark.parametrize(
-    "variables", [{"A": 1}, {"": "x"}, {"A=B": "x"}, {1: "x"}, {"A": "\0"}, [("A", "1")]]
-)
+@pytest.mark.parametrize("variables", [{"A": 1}, {"": "x"}, {"A=B": "x"}, {1: "x"}, {"A": "\0"}, [("A", "1")]])
 def test_environment_variables_are_strings(variables: Any) -> None:
     with pytest.raises(InvalidError):
         slim.env(variables)

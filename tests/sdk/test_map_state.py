@@ -26,7 +26,9 @@ def result(start: int, covered: Selection, values: list[Any] | Exception, micros
     flags = Flag.SELECT | (0 if failed else Flag.BATCH)
     status = Status.ERROR if failed else Status.OK
     count = sel.count(covered)
-    frame = Frame(Kind.RESULT, flags, status, 0, start, 0, NO_CALL, micros * count, count, pack_selection(covered) + body)
+    frame = Frame(
+        Kind.RESULT, flags, status, 0, start, 0, NO_CALL, micros * count, count, pack_selection(covered) + body
+    )
     return frame, [body]
 
 

@@ -17,13 +17,25 @@ from lorry.sdk.retries import Retries
 
 @pytest.mark.parametrize(
     ("value", "wanted"),
-    [(300, 300), (0.5, 0.5), ("90s", 90), ("15m", 900), ("24h", 86_400), ("7d", 604_800), ("1h30m", 5400), ("1h 30m", 5400), ("1.5m", 90)],
+    [
+        (300, 300),
+        (0.5, 0.5),
+        ("90s", 90),
+        ("15m", 900),
+        ("24h", 86_400),
+        ("7d", 604_800),
+        ("1h30m", 5400),
+        ("1h 30m", 5400),
+        ("1.5m", 90),
+    ],
 )
 def test_times_have_units(value: Any, wanted: float) -> None:
     assert opt.seconds(value, "timeout") == wanted
 
 
-@pytest.mark.parametrize("value", ["", "5", "5x", "m5", "-5s", "5 minutes", "1h-", 0, -1, True, None, math.nan, math.inf, "0s", [5]])
+@pytest.mark.parametrize(
+    "value", ["", "5", "5x", "m5", "-5s", "5 minutes", "1h-", 0, -1, True, None, math.nan, math.inf, "0s", [5]]
+)
 def test_other_times_are_refused_by_name(value: Any) -> None:
     with pytest.raises(InvalidError, match="timeout"):
         opt.seconds(value, "timeout")
@@ -39,7 +51,8 @@ def test_any_text_is_a_time_or_an_invalid_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"), [(8192, 8192), ("8GB", 8192), ("8 GiB", 8192), ("512MiB", 512), ("1tb", 1 << 20), ("1.5 gb", 1536), ("300", 300)]
+    ("value", "wanted"),
+    [(8192, 8192), ("8GB", 8192), ("8 GiB", 8192), ("512MiB", 512), ("1tb", 1 << 20), ("1.5 gb", 1536), ("300", 300)],
 )
 def test_sizes_have_units(value: Any, wanted: int) -> None:
     assert opt.mebibytes(value, "memory") == wanted
@@ -60,7 +73,16 @@ def test_a_pair_is_a_request_and_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "given_", [{"cpu": (2, 1)}, {"cpu": (1, 2, 3)}, {"cpu": 0}, {"cpu": "2"}, {"cpu": math.nan}, {"memory": (2048, 1024)}, {"ephemeral_disk": -1}]
+    "given_",
+    [
+        {"cpu": (2, 1)},
+        {"cpu": (1, 2, 3)},
+        {"cpu": 0},
+        {"cpu": "2"},
+        {"cpu": math.nan},
+        {"memory": (2048, 1024)},
+        {"ephemeral_disk": -1},
+    ],
 )
 def test_impossible_resources_are_refused(given_: dict[str, Any]) -> None:
     with pytest.raises(InvalidError, match=next(iter(given_))):
@@ -74,7 +96,10 @@ def test_scaling_is_checked_as_a_whole() -> None:
         opt.scaling({"min_containers": 3, "max_containers": 1})
 
 
-@pytest.mark.parametrize(("name", "value"), [("min_containers", -1), ("max_containers", 0), ("buffer_containers", 1.5), ("min_containers", True)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("min_containers", -1), ("max_containers", 0), ("buffer_containers", 1.5), ("min_containers", True)],
+)
 def test_counts_are_whole_and_in_range(name: str, value: Any) -> None:
     with pytest.raises(InvalidError, match=name):
         opt.scaling({name: value})
@@ -82,7 +107,12 @@ def test_counts_are_whole_and_in_range(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("timout", "did you mean timeout="), ("keep_warm", "min_containers"), ("secret", r"secrets=\[…\]"), ("xyzzy", "no parameter xyzzy=$")],
+    [
+        ("timout", "did you mean timeout="),
+        ("keep_warm", "min_containers"),
+        ("secret", r"secrets=\[…\]"),
+        ("xyzzy", "no parameter xyzzy=$"),
+    ],
 )
 def test_unknown_names_are_answered_with_the_right_one(name: str, hint: str) -> None:
     with pytest.raises(InvalidError, match=hint):
@@ -115,7 +145,13 @@ def test_impossible_retries_are_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"backoff_coefficient": 0.5}, {"initial_delay": -1}, {"initial_delay": 5, "max_delay": 1}, {"max_delay": math.nan}]
+    "changes",
+    [
+        {"backoff_coefficient": 0.5},
+        {"initial_delay": -1},
+        {"initial_delay": 5, "max_delay": 1},
+        {"max_delay": math.nan},
+    ],
 )
 def test_impossible_delays_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidError, match=list(changes)[-1]):

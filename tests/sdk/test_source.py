@@ -92,7 +92,9 @@ def test_an_environment_inside_the_project_is_not_shipped(tmp_path: Path) -> Non
     installed = tmp_path / ".venv" / "lib" / "python3.11" / "site-packages" / "dependency"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
-    (tmp_path / "main.py").write_text(f"import sys; sys.path.insert(0, {str(installed.parent)!r}); import dependency\n" + PROBE)
+    (tmp_path / "main.py").write_text(
+        f"import sys; sys.path.insert(0, {str(installed.parent)!r}); import dependency\n" + PROBE
+    )
     assert shipped(tmp_path, "main.py")[0] == ["main.py"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def lines_of(data: bytes, cuts: list[int]) -> list[str]:
     return found + assembler.feed(data[start:], final=True)
 
 
-plain_bytes = st.lists(st.sampled_from([b"a", b"\n", "é€🚚".encode(), b"\xff", b"\xe2\x82", b" x"]), max_size=30).map(b"".join)
+plain_bytes = st.lists(st.sampled_from([b"a", b"\n", "é€🚚".encode(), b"\xff", b"\xe2\x82", b" x"]), max_size=30).map(
+    b"".join
+)
 
 
 @settings(deadline=None)
@@ -124,8 +127,11 @@ def test_giving_up_reads_what_is_there_first() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LogStore:
-    return LogStore(tmp_path, ManualClock(), limit_mib=1)
+def store(tmp_path: Path) -> Iterator[LogStore]:
+    store = LogStore(tmp_path, ManualClock(), limit_mib=1)
+    yield store
+    for app_id in list(store.sizes()):
+        store.close_app(app_id, {})
 
 
 def texts(rows: list[Any]) -> list[str]:

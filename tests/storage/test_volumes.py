@@ -175,9 +175,7 @@ def test_paths_that_leave_are_refused_by_every_verb(volumes: VolumeStore, outsid
 
 
 @pytest.mark.parametrize("target", ["{outside}", "../../outside"])
-def test_a_linked_folder_leads_nowhere(
-    volumes: VolumeStore, inside: Path, outside: Path, target: str
-) -> None:
+def test_a_linked_folder_leads_nowhere(volumes: VolumeStore, inside: Path, outside: Path, target: str) -> None:
     (inside / "link").symlink_to(target.format(outside=outside))
     assert set(attempts(volumes, "link/secret").values()) == {InvalidError}
     assert set(attempts(volumes, "link/sub/new").values()) == {InvalidError}
@@ -186,9 +184,7 @@ def test_a_linked_folder_leads_nowhere(
     assert names(volumes) == ["link"]
 
 
-def test_a_linked_file_is_itself_and_never_its_target(
-    volumes: VolumeStore, inside: Path, outside: Path
-) -> None:
+def test_a_linked_file_is_itself_and_never_its_target(volumes: VolumeStore, inside: Path, outside: Path) -> None:
     (inside / "link").symlink_to(outside / "secret")
     with pytest.raises(InvalidError, match="not followed"):
         volumes.read("vo-1", "link", 0, 100)
@@ -219,9 +215,7 @@ def test_a_folder_swapped_for_a_link_after_it_was_made(
     assert list(volumes.staging.iterdir()) == []
 
 
-def test_a_walk_does_not_enter_a_folder_that_became_a_link(
-    volumes: VolumeStore, inside: Path, outside: Path
-) -> None:
+def test_a_walk_does_not_enter_a_folder_that_became_a_link(volumes: VolumeStore, inside: Path, outside: Path) -> None:
     upload(volumes, "a/file")
     upload(volumes, "b/file")
     found = []

@@ -130,9 +130,7 @@ def test_a_database_that_may_not_grow_says_full(path: Path) -> None:
 
 @pytest.mark.parametrize("lost", [1, 30, 4096, 9_000])
 @pytest.mark.parametrize("tail", ["cut", "garbage"])
-def test_a_torn_log_tail_loses_only_the_last_commits(
-    path: Path, tmp_path: Path, lost: int, tail: str
-) -> None:
+def test_a_torn_log_tail_loses_only_the_last_commits(path: Path, tmp_path: Path, lost: int, tail: str) -> None:
     store = SqliteStore.open(path, 100.0)
     wait(store.open_call, call())
     for number in range(8):

@@ -126,9 +126,7 @@ def test_results_without_their_chunk_or_input_are_dropped(store: Store) -> None:
 def test_a_yielded_value_is_no_result(store: Store) -> None:
     journal(store)
     with pytest.raises(InternalError, match="refused"):
-        wait(
-            store.record_results, [result(indices=((0, 1),)), result(indices=((1, 2),), status=Status.YIELD)]
-        )
+        wait(store.record_results, [result(indices=((0, 1),)), result(indices=((1, 2),), status=Status.YIELD)])
     assert store.results(call_id(1)) == []
 
 

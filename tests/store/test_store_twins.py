@@ -56,9 +56,7 @@ app_records = st.builds(app, calls, version=st.integers(0, 2), state=st.sampled_
 inputs = st.one_of(
     write("open_call", call_records),
     calls.flatmap(
-        lambda n: write(
-            "accept_spawn", st.builds(call, st.just(n)), st.builds(chunk, st.just(n), chunks, sizes)
-        )
+        lambda n: write("accept_spawn", st.builds(call, st.just(n)), st.builds(chunk, st.just(n), chunks, sizes))
     ),
     write("accept_chunk", chunk_records),
     write("accept_chunk", chunk_records),
@@ -82,9 +80,7 @@ rows = st.one_of(
     write("put_secret", st.builds(secret, calls, names)),
     write("delete_secret", calls.map("se-{}".format)),
 )
-expiry = st.tuples(times, times).map(
-    lambda at: lambda store: store.expire(calls_before=at[0], rows_before=at[1])
-)
+expiry = st.tuples(times, times).map(lambda at: lambda store: store.expire(calls_before=at[0], rows_before=at[1]))
 # Every history starts with a call that forgets and one that keeps, so that most of its verbs find something.
 BEGINNING: list[Write] = [
     lambda store: store.open_call(call(1)),
@@ -92,9 +88,7 @@ BEGINNING: list[Write] = [
     lambda store: store.accept_chunk(chunk(1, 0, 4)),
     lambda store: store.accept_chunk(chunk(2, 0, 4)),
 ]
-histories = st.lists(
-    st.lists(st.one_of(inputs, inputs, inputs, rows), min_size=2, max_size=10), min_size=2, max_size=6
-)
+histories = st.lists(st.lists(st.one_of(inputs, inputs, inputs, rows), min_size=2, max_size=10), min_size=2, max_size=6)
 
 
 def view(store: Store) -> dict[str, Any]:

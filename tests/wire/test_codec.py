@@ -17,7 +17,9 @@ from lorry.wire.codec import from_json, from_plain, to_json, to_plain
 texts = st.text(max_size=8)
 seconds = st.floats(0.001, 1e6)
 counts = st.integers(0, 1000)
-resources = st.builds(Resources, cpu=seconds, cpu_limit=st.none() | seconds, memory=counts, memory_limit=st.none() | counts)
+resources = st.builds(
+    Resources, cpu=seconds, cpu_limit=st.none() | seconds, memory=counts, memory_limit=st.none() | counts
+)
 specs = st.builds(
     FunctionSpec,
     tag=texts,
@@ -30,7 +32,9 @@ specs = st.builds(
     retries=st.builds(RetryPolicy, max_retries=counts, initial_delay=seconds),
     timeout=seconds,
     startup_timeout=st.none() | seconds,
-    volumes=st.lists(st.builds(VolumeMount, path=texts, volume_id=texts, read_only=st.booleans()), max_size=2).map(tuple),
+    volumes=st.lists(st.builds(VolumeMount, path=texts, volume_id=texts, read_only=st.booleans()), max_size=2).map(
+        tuple
+    ),
     env=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
     methods=st.lists(texts, max_size=3).map(tuple),
     parameters=st.none() | texts,

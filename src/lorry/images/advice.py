@@ -109,9 +109,7 @@ def _whereabouts(package: str, client_version: str | None) -> str:
 
 def _named_in(image: ImageSpec) -> set[str]:
     lines = [
-        line
-        for install in image.installs
-        for line in (*install.packages, *(install.requirements or "").split("\n"))
+        line for install in image.installs for line in (*install.packages, *(install.requirements or "").split("\n"))
     ]
     return {_normal(match[1]) for line in lines if (match := _NAME.match(line))}
 

@@ -54,9 +54,7 @@ class DiskUse:
 class ImageBuilder:
     """Several builders, in one process or many, may share a `root`."""
 
-    def __init__(
-        self, root: Path, runner: BuildRunner, uv: str | Path, *, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, root: Path, runner: BuildRunner, uv: str | Path, *, clock: Clock | None = None) -> None:
         self._shelf = Shelf(root)
         self._clock = clock or SystemClock()
         search_path = os.environ.get("PATH", os.defpath)  # compilers and git for packages without a wheel

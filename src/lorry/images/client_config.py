@@ -118,9 +118,7 @@ def _from_uv_toml(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     options = {**config, **config.get("pip", {})}
-    variables = {
-        variable: _as_text(name, options[name]) for name, variable in _UV_VARIABLES.items() if name in options
-    }
+    variables = {variable: _as_text(name, options[name]) for name, variable in _UV_VARIABLES.items() if name in options}
     extra = []
     for index in config.get("index", []):
         if index.get("default"):

@@ -17,9 +17,7 @@ from lorry.images.runner import BuildRunner
 from lorry.images.shelf import Shelf
 from lorry.model.image import ImageSpec
 
-_NOISE = re.compile(
-    r"Using (?:C?Python|PyPy)|Creating virtual environment|Activate with|Audited |Checked \d+ pack"
-)
+_NOISE = re.compile(r"Using (?:C?Python|PyPy)|Creating virtual environment|Activate with|Audited |Checked \d+ pack")
 _FROZEN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:==| @ )(\S+)")
 
 
@@ -81,9 +79,7 @@ class EnvironmentBuild:
         await self._step(layer.title, arguments, layer.env, (*self.settings.readable, *layer.readable))
 
     async def _freeze(self) -> dict[str, str]:
-        lines = await self._step(
-            "listing packages", ["pip", "freeze", "--python", self._python()], {}, (), quiet=True
-        )
+        lines = await self._step("listing packages", ["pip", "freeze", "--python", self._python()], {}, (), quiet=True)
         return {match[1]: self.redact(match[2]) for line in lines if (match := _FROZEN.match(line))}
 
     async def _step(

@@ -52,8 +52,7 @@ _HINTS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(?i)git (?:executable|command|operation) (?:not found|failed)",
-        "A requirement comes from git: git must be installed and reach the repository without "
-        "asking for a password.",
+        "A requirement comes from git: git must be installed and reach the repository without asking for a password.",
     ),
     (
         r"No solution found|unsatisfiable|conflict",

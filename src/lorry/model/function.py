@@ -7,8 +7,7 @@ from enum import StrEnum
 
 from lorry.model.image import ImageSpec
 
-
-NAMED_SECRET = "name:"
+NAMED_SECRET = "name:"  # noqa: S105 - a prefix, no password
 """Before a secret's name among `secret_ids`: it is looked up when a container starts, so that a changed one is seen."""
 
 

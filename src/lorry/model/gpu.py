@@ -9,9 +9,7 @@ from lorry.model.function import GpuRequest
 
 ANY = "any"
 
-_REQUEST = re.compile(
-    r"\s*(?P<model>[a-z0-9](?:[a-z0-9 _-]*[a-z0-9])?)\s*!?\s*(?::\s*(?P<count>\d+)\s*)?", re.I
-)
+_REQUEST = re.compile(r"\s*(?P<model>[a-z0-9](?:[a-z0-9 _-]*[a-z0-9])?)\s*!?\s*(?::\s*(?P<count>\d+)\s*)?", re.I)
 _MEMORY = re.compile(r"(\d+)gb")
 _FORMS = '"L4", "H100:8", ["H100", "A100-80GB:2"] or "any"'
 
@@ -45,9 +43,7 @@ def _parse_one(value: object) -> GpuRequest:
         raise InvalidError(f"gpu={value!r} is not a GPU request; expected {_FORMS}")
     count = int(match["count"] or 1)
     if count < 1:
-        raise InvalidError(
-            f"gpu={value!r} asks for no card; leave gpu= out for no GPU, or ask for at least 1"
-        )
+        raise InvalidError(f"gpu={value!r} asks for no card; leave gpu= out for no GPU, or ask for at least 1")
     model = match["model"]
     return GpuRequest(model=ANY if model.lower() == ANY else model.upper(), count=count)
 

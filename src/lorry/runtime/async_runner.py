@@ -256,9 +256,7 @@ class AsyncRunner:
             return job.interruption, failure_payload(InputCancellation("the input was cancelled or timed out"))
         return Status.ERROR, failure_payload(problem)
 
-    def _reply(
-        self, job: Running, status: Status, payload: Payload, flags: int, selection: Selection = ()
-    ) -> None:
+    def _reply(self, job: Running, status: Status, payload: Payload, flags: int, selection: Selection = ()) -> None:
         self._link.end_fork()
         if output.flush():
             flags |= Flag.OUTPUT

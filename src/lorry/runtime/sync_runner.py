@@ -329,5 +329,3 @@ def _picklable(
             yield pickling.dumps([value]), ((index, index + 1),)
         except SerializationError as problem:
             failures[index] = (Status.ERROR, failure_payload(problem))
-
-

@@ -43,9 +43,7 @@ class ProcessSandbox:
         if os.uname().sysname == "Linux":
             given.add(Feature.MEMORY_LIMIT)  # RLIMIT_DATA and the server's watch
         return tuple(
-            f"the sandbox tier 'process' {WHY[feature]}; {WAY_UP}"
-            for feature in features
-            if feature not in given
+            f"the sandbox tier 'process' {WHY[feature]}; {WAY_UP}" for feature in features if feature not in given
         )
 
     async def start(self, spec: SandboxSpec) -> RunningSandbox:

@@ -100,11 +100,7 @@ def _devices(gpus: tuple[int, ...], shm_mib: int) -> list[Step]:
         names += [*(f"nvidia{index}" for index in gpus), *GPU_CONTROL]
     steps = [
         _directory("/dev"),
-        *(
-            _bind(f"/dev/{name}", f"/dev/{name}", NOSUID | NOEXEC)
-            for name in names
-            if _exists(f"/dev/{name}")
-        ),
+        *(_bind(f"/dev/{name}", f"/dev/{name}", NOSUID | NOEXEC) for name in names if _exists(f"/dev/{name}")),
         _directory("/dev/pts"),
         ("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=620", NOSUID | NOEXEC),
         _directory(SHM, 0o1777),
@@ -138,9 +134,7 @@ def _mount(mount: Mount) -> list[Step]:
             "doubled or trailing slashes"
         )
     if target in FORBIDDEN or any(PurePosixPath(target).is_relative_to(path) for path in ("/proc", "/dev")):
-        raise InvalidError(
-            f"cannot mount {mount.source} at {target}: that path belongs to the sandbox itself"
-        )
+        raise InvalidError(f"cannot mount {mount.source} at {target}: that path belongs to the sandbox itself")
     source = os.path.realpath(mount.source)
     if not _exists(source):
         raise InvalidError(f"cannot mount {mount.source} at {target}: {mount.source} does not exist")

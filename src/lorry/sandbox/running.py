@@ -148,9 +148,7 @@ def _mib(size: int) -> int:
     return -(-size // MIB)
 
 
-def adopt(
-    container_id: str, folder: str, pid: int, pid_started: int, *, pid_namespace: bool
-) -> RunningSandbox | None:
+def adopt(container_id: str, folder: str, pid: int, pid_started: int, *, pid_namespace: bool) -> RunningSandbox | None:
     """Takes over a sandbox by its first process. None, and its control group is removed, if that has
     ended."""
     group = read_group(folder)

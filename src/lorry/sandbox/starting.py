@@ -44,9 +44,7 @@ class Isolation:
     env: dict[str, str]
 
 
-def limits_without_groups(
-    spec: SandboxSpec, limits: Limits, own_user_namespace: bool
-) -> list[tuple[int, int]]:
+def limits_without_groups(spec: SandboxSpec, limits: Limits, own_user_namespace: bool) -> list[tuple[int, int]]:
     """rlimits in place of what control groups do not limit here. They hold per process (memory), or per user
     namespace (processes): outside a user namespace of its own that one would count everything its user
     runs."""
@@ -78,9 +76,7 @@ def make_config(spec: SandboxSpec, isolation: Isolation, limits: Limits, group: 
     )
 
 
-def start_blocking(
-    spec: SandboxSpec, isolate: Callable[[SandboxSpec], Isolation], limits: Limits
-) -> RunningSandbox:
+def start_blocking(spec: SandboxSpec, isolate: Callable[[SandboxSpec], Isolation], limits: Limits) -> RunningSandbox:
     """Raises LaunchError, OSError and Error; nothing of the sandbox is left then but files in its folder."""
     isolation = isolate(spec)
     prepare_folder(spec.folder, isolation.owner)
@@ -111,9 +107,7 @@ def start_blocking(
     )
 
 
-async def start(
-    spec: SandboxSpec, isolate: Callable[[SandboxSpec], Isolation], limits: Limits
-) -> RunningSandbox:
+async def start(spec: SandboxSpec, isolate: Callable[[SandboxSpec], Isolation], limits: Limits) -> RunningSandbox:
     """`start_blocking` in a thread, with errors that say who can do something about them."""
     work = asyncio.ensure_future(asyncio.to_thread(start_blocking, spec, isolate, limits))
     try:

@@ -62,9 +62,7 @@ def _sum(wishes: list[Decision]) -> Decision:
     )
 
 
-def _gated(
-    now: float, load: FunctionLoad, machine: MachineLoad, count: Headcount, wish: Decision
-) -> Decision:
+def _gated(now: float, load: FunctionLoad, machine: MachineLoad, count: Headcount, wish: Decision) -> Decision:
     ceiling = load.scaling.max_containers
     if ceiling is not None and count.total >= ceiling:
         # Before any other obstacle: CPU and memory would be looked at every second for nothing.
@@ -95,9 +93,7 @@ def _disk_full(now: float, wish: Decision, machine: MachineLoad) -> Decision:
     return Decision(start=0, reason=Reason.DISK_FULL, sentence=sentence, wake_at=now + POLL_INTERVAL)
 
 
-def _after_failed_start(
-    now: float, load: FunctionLoad, count: Headcount, wish: Decision, failed_at: float
-) -> Decision:
+def _after_failed_start(now: float, load: FunctionLoad, count: Headcount, wish: Decision, failed_at: float) -> Decision:
     """One container at a time, and only after a pause, until a start has succeeded."""
     many = load.failed_starts > 1
     failures = f"The last {load.failed_starts} starts failed" if many else "The last start failed"

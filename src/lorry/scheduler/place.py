@@ -59,9 +59,7 @@ class Never:
     sentence: str
 
 
-def place(
-    inventory: Inventory, reservations: Iterable[Reservation], resources: Resources
-) -> Placed | Wait | Never:
+def place(inventory: Inventory, reservations: Iterable[Reservation], resources: Resources) -> Placed | Wait | Never:
     """`reservations` are all that are held now. The first GPU alternative that is free is taken."""
     held = tuple(reservations)
     never = _never(inventory, resources)
@@ -128,15 +126,11 @@ def _wait_for_cores(inventory: Inventory, held: tuple[Reservation, ...], resourc
         return None
     holders = sorted((each for each in held if each.cores > 0), key=lambda each: -each.cores)
     named = _named([f"{each.container_id} ({each.cores:g})" for each in holders])
-    sentence = (
-        f"Waits for {resources.cpu:g} cores: {max(free, 0.0):.3g} of {inventory.cores:g} are free; {named}."
-    )
+    sentence = f"Waits for {resources.cpu:g} cores: {max(free, 0.0):.3g} of {inventory.cores:g} are free; {named}."
     return Wait(reason=Scarce.CPU, sentence=sentence)
 
 
-def _wait_for_memory(
-    inventory: Inventory, held: tuple[Reservation, ...], resources: Resources
-) -> Wait | None:
+def _wait_for_memory(inventory: Inventory, held: tuple[Reservation, ...], resources: Resources) -> Wait | None:
     free = inventory.memory_mib - sum(each.memory_mib for each in held)
     if resources.memory <= free:
         return None
@@ -149,9 +143,7 @@ def _wait_for_memory(
     return Wait(reason=Scarce.MEMORY, sentence=sentence)
 
 
-def _wait_for_gpus(
-    inventory: Inventory, held: tuple[Reservation, ...], requests: tuple[GpuRequest, ...]
-) -> Wait:
+def _wait_for_gpus(inventory: Inventory, held: tuple[Reservation, ...], requests: tuple[GpuRequest, ...]) -> Wait:
     useful = {card.index for request in requests for card in _matching(inventory.gpus, request)}
     taken = {index for each in held for index in each.gpu_indices}
     holders = [each for each in held if useful.intersection(each.gpu_indices)]

@@ -120,5 +120,3 @@ def _pick(answer: Answer, index: int) -> Any:
             return value[position + index - low]
         position += high - low
     raise errors.InternalError("a result does not cover the input that was asked for")
-
-

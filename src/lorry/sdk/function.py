@@ -145,9 +145,7 @@ class Function:
             assert parent._spec is not None
             return reply["number"], parent._spec
 
-        return Function(
-            self._tag, raw=self._raw, resolve=resolve, method=self._method, is_generator=self.is_generator
-        )
+        return Function(self._tag, raw=self._raw, resolve=resolve, method=self._method, is_generator=self.is_generator)
 
     # Calls
 
@@ -262,5 +260,3 @@ def spec_changes(changes: Mapping[str, Any], spec: FunctionSpec | None) -> Steps
 
 def is_generator_function(raw: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
-
-

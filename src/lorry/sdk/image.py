@@ -40,8 +40,7 @@ class _Layer:
 
     def _find_links(self) -> tuple[str, ...]:
         return tuple(
-            place if "://" in place else str(Path(place).expanduser().absolute())
-            for place in self.options.find_links
+            place if "://" in place else str(Path(place).expanduser().absolute()) for place in self.options.find_links
         )
 
 
@@ -138,9 +137,7 @@ class Image(LaterImageMethods):
         """Sets the folder that the function starts in."""
         return self._but(workdir=check.container_path("workdir", path))
 
-    def add_local_file(
-        self, local_path: str | Path, remote_path: str | PurePosixPath, *, copy: bool = False
-    ) -> Image:
+    def add_local_file(self, local_path: str | Path, remote_path: str | PurePosixPath, *, copy: bool = False) -> Image:
         """Shows a file at `remote_path`, or in it under its own name if that ends with a slash.
 
         `copy` is accepted for Modal programs: files are shown from a store by content either way, and later
@@ -163,9 +160,7 @@ class Image(LaterImageMethods):
         remote = check.container_path("add_local_dir", remote_path)
         return self._with(AddedDir(local=local, remote=remote, ignore=as_matcher(ignore)))
 
-    def add_local_python_source(
-        self, *modules: str, copy: bool = False, ignore: Ignore = NON_PYTHON_FILES
-    ) -> Image:
+    def add_local_python_source(self, *modules: str, copy: bool = False, ignore: Ignore = NON_PYTHON_FILES) -> Image:
         """Makes modules and packages that can be imported here importable there; only .py by default."""
         names = check.strings("add_local_python_source", "modules", modules)
         for name in names:

@@ -57,9 +57,7 @@ def pip_options(
 ) -> PipInstall:
     """Everything of a layer but its packages."""
     if index_url is not None and not isinstance(index_url, str):
-        raise InvalidError(
-            f"Image.{method}: index_url must be one url, not {index_url!r}. See extra_index_url."
-        )
+        raise InvalidError(f"Image.{method}: index_url must be one url, not {index_url!r}. See extra_index_url.")
     return PipInstall(
         index_url=index_url or None,
         extra_index_urls=strings(method, "extra_index_url", _listed(extra_index_url)),
@@ -80,9 +78,7 @@ def container_path(method: str, path: object, *, keep_slash: bool = False) -> st
     """An absolute path in the container, without `.` and `..`."""
     text = str(path)
     if not isinstance(path, (str, PurePosixPath)) or not text.startswith("/"):
-        raise InvalidError(
-            f"Image.{method}: {path!r} must be an absolute path in the container, such as '/data'."
-        )
+        raise InvalidError(f"Image.{method}: {path!r} must be an absolute path in the container, such as '/data'.")
     if ".." in PurePosixPath(text).parts:
         raise InvalidError(f"Image.{method}: {text!r} must not contain '..'.")
     clean = "/" + str(PurePosixPath(text)).lstrip("/")
@@ -106,9 +102,7 @@ def check_python(wanted: object) -> None:
         return
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not isinstance(wanted, str):
-        raise InvalidError(
-            f'Image.debian_slim: python_version must be a string such as "{here}", not {wanted!r}.'
-        )
+        raise InvalidError(f'Image.debian_slim: python_version must be a string such as "{here}", not {wanted!r}.')
     if not re.fullmatch(r"\d+\.\d+(?:\.\d+)?", wanted):
         raise InvalidError(f'Image.debian_slim: {wanted!r} is not a Python version such as "{here}".')
     full = f"{here}.{sys.version_info.micro}"
@@ -126,9 +120,7 @@ def check_nesting(placed: Iterable[str]) -> None:
     for path in known:
         for parent in map(str, PurePosixPath(path).parents):
             if parent in known:
-                raise InvalidError(
-                    f"The image has a file at {parent!r}, so nothing can be added as {path!r}."
-                )
+                raise InvalidError(f"The image has a file at {parent!r}, so nothing can be added as {path!r}.")
 
 
 def file_mode(path: Path) -> int:
@@ -145,9 +137,7 @@ def _listed(values: object) -> Sequence[object]:
 
 def _options(method: str, extra_options: object) -> str:
     if not isinstance(extra_options, str):
-        raise InvalidError(
-            f"Image.{method}: extra_options is one string, such as '--no-deps', not {extra_options!r}."
-        )
+        raise InvalidError(f"Image.{method}: extra_options is one string, such as '--no-deps', not {extra_options!r}.")
     try:
         words = shlex.split(extra_options)
     except ValueError as error:

@@ -30,16 +30,12 @@ class LaterImageMethods:
 
     def apt_install(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not yet."""
-        works = (
-            "programs and libraries that are installed on this machine under /usr can be used in containers"
-        )
+        works = "programs and libraries that are installed on this machine under /usr can be used in containers"
         _later("apt_install", _ROOT_IMAGE, works)
 
     def run_commands(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not yet."""
-        works = (
-            "uv_pip_install(...), env(...) and add_local_file(...) cover most of what commands are used for"
-        )
+        works = "uv_pip_install(...), env(...) and add_local_file(...) cover most of what commands are used for"
         _later("run_commands", "comes in a later version", works)
 
     def run_function(self, *args: Any, **kwargs: Any) -> NoReturn:

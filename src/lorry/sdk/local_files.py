@@ -71,18 +71,14 @@ class AddedModule:
         try:
             spec = importlib.util.find_spec(self.module)
         except (ImportError, ValueError) as error:
-            raise InvalidError(
-                f"add_local_python_source: {self.module!r} cannot be found: {error}."
-            ) from error
+            raise InvalidError(f"add_local_python_source: {self.module!r} cannot be found: {error}.") from error
         if spec is None:
             raise InvalidError(
                 f"add_local_python_source: no module named {self.module!r} can be imported here. It takes "
                 "module names ('mylib'), not paths; is the folder that holds it on sys.path?"
             )
         if not spec.submodule_search_locations and not (spec.has_location and spec.origin):
-            raise InvalidError(
-                f"add_local_python_source: {self.module!r} is built into Python, it has no file."
-            )
+            raise InvalidError(f"add_local_python_source: {self.module!r} is built into Python, it has no file.")
         return spec
 
 

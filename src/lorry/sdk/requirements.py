@@ -33,9 +33,7 @@ def check_package(method: str, package: str) -> None:
     if not text or text.startswith("#"):
         raise InvalidError(f"Image.{method}: {package!r} names no package.")
     if text.startswith("-"):
-        raise InvalidError(
-            f'Image.{method}: {text!r} is an option, not a package. Pass it as extra_options="{text}".'
-        )
+        raise InvalidError(f'Image.{method}: {text!r} is an option, not a package. Pass it as extra_options="{text}".')
     if "\n" in text:
         raise InvalidError(f"Image.{method}: one string holds several lines. Pass a list of packages.")
     if "://" in text or " @ " in text or _is_path(text) or "${" in text:
@@ -78,9 +76,7 @@ def _collect(path: Path, lines: list[str], including: tuple[Path, ...]) -> None:
 
 def _resolve_line(line: str, folder: Path, origin: str) -> str:
     if _CONSTRAINT.match(line):
-        raise InvalidError(
-            f"{origin}: {line!r}: constraint files cannot be used; put the versions in the file."
-        )
+        raise InvalidError(f"{origin}: {line!r}: constraint files cannot be used; put the versions in the file.")
     if editable := _EDITABLE.fullmatch(line):
         if "://" in editable["path"]:
             return editable["path"]

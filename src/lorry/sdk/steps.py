@@ -1,10 +1,10 @@
 """Protocol logic written once: a generator of steps, driven by a blocking or an asyncio connection.
 
-    def _get(self):                            # pure: no I/O in here
-        reply = yield Ask("call_info", {…})
-        return reply["state"]
+def _get(self):                            # pure: no I/O in here
+    reply = yield Ask("call_info", {…})
+    return reply["state"]
 
-    get = twin(_get)                           # obj.get(…) blocks, await obj.get.aio(…) does not
+get = twin(_get)                           # obj.get(…) blocks, await obj.get.aio(…) does not
 """
 
 from __future__ import annotations

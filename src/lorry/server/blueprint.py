@@ -146,5 +146,3 @@ def _top(path: str, spec: FunctionSpec) -> str:
     while str(top.parent) not in shared:
         top = top.parent
     return str(top)
-
-

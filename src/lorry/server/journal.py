@@ -67,9 +67,7 @@ class Journal:
 
     async def accept_chunk(self, call: bytes, chunk: int, inputs: int, parcel: Parcel) -> bool:
         payload = await self._durable(call, parcel)
-        accepted = await self._store.accept_chunk(
-            ChunkRecord(call=call, chunk=chunk, inputs=inputs, payload=payload)
-        )
+        accepted = await self._store.accept_chunk(ChunkRecord(call=call, chunk=chunk, inputs=inputs, payload=payload))
         if faults.armed:
             faults.point("worker.after_accept")
         return accepted
@@ -277,5 +275,3 @@ def new_call(
         parent=parent,
         keep_results=keep,
     )
-
-

@@ -102,9 +102,7 @@ class Broker:
         if parcel.segment is not None:
             self._discard(parcel.segment, user)
 
-    def send(
-        self, peer: Peer, header: Sequence[Any], parcel: Parcel, selection: bytes = b""
-    ) -> None:
+    def send(self, peer: Peer, header: Sequence[Any], parcel: Parcel, selection: bytes = b"") -> None:
         """Send a frame with this payload. `header`: the fields of HEADER; the SEGMENT flag is set here."""
         segment = parcel.segment
         if segment is None:

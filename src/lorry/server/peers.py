@@ -58,9 +58,7 @@ class Peer:
         self.assembler = Assembler()
         loop.add_reader(sock, self._readable)
 
-    def become(
-        self, identity: Any, handler: Callable[[Peer, Header, bytes, Sequence[int]], None], limit: int
-    ) -> None:
+    def become(self, identity: Any, handler: Callable[[Peer, Header, bytes, Sequence[int]], None], limit: int) -> None:
         """It said who it is: from now on `handler` gets its frames, and a control message may have `limit` bytes."""
         self.identity = identity
         self._handler = handler
@@ -72,9 +70,7 @@ class Peer:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, _flags, _address = self._sock.recvmsg(
-                MAX_FRAME, _ANCILLARY, _CLOSE_ON_EXEC
-            )
+            data, ancillary, _flags, _address = self._sock.recvmsg(MAX_FRAME, _ANCILLARY, _CLOSE_ON_EXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

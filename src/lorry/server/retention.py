@@ -111,5 +111,3 @@ class Retention:
             freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             shutil.rmtree(folder, ignore_errors=True)
         return freed
-
-

@@ -144,9 +144,7 @@ class BlobWriter:
         digest = self._hash.hexdigest()
         if expected is not None and expected != digest:
             self.abort()
-            raise InvalidError(
-                f"The upload of {expected} arrived damaged (its digest is {digest}). Send it again."
-            )
+            raise InvalidError(f"The upload of {expected} arrived damaged (its digest is {digest}). Send it again.")
         path = self._blobs.path(digest)
         with full_disk_named(path):
             os.fchmod(self._file.fileno(), FILE_MODE)

@@ -88,12 +88,8 @@ def _make_key(path: Path, key: bytes) -> None:
 def _read_key(path: Path) -> bytes:
     mode = path.stat().st_mode
     if mode & 0o077:
-        raise InvalidError(
-            f"Others can read the key of all secrets (mode {mode & 0o777:o}): chmod 600 {path}"
-        )
+        raise InvalidError(f"Others can read the key of all secrets (mode {mode & 0o777:o}): chmod 600 {path}")
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
-        raise InvalidError(
-            f"{path} has {len(key)} bytes and is not a key of {KEY_BYTES}. Restore it from a backup."
-        )
+        raise InvalidError(f"{path} has {len(key)} bytes and is not a key of {KEY_BYTES}. Restore it from a backup.")
     return key

@@ -124,9 +124,7 @@ def checked(manifest: Iterable[tuple[str, str, int]]) -> Manifest:
     for path in known:
         for parent in PurePosixPath(path).parents:
             if str(parent) in known:
-                raise InvalidError(
-                    f"The manifest has {str(parent)!r} as a file and as the folder of {path!r}."
-                )
+                raise InvalidError(f"The manifest has {str(parent)!r} as a file and as the folder of {path!r}.")
     return files
 
 

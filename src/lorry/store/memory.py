@@ -87,9 +87,7 @@ class MemoryStore(MemoryCalls):
             if (known.app_id, known.tag, known.spec) == (app_id, tag, spec):
                 return known.number
         self._last_number += 1
-        self._functions[self._last_number] = FunctionRecord(
-            number=self._last_number, app_id=app_id, tag=tag, spec=spec
-        )
+        self._functions[self._last_number] = FunctionRecord(number=self._last_number, app_id=app_id, tag=tag, spec=spec)
         return self._last_number
 
     def function(self, number: int) -> FunctionRecord:

@@ -110,9 +110,7 @@ class MemoryCalls:
         if known is not None or chunk.chunk in call.settled:
             return False
         if call.record.state != CallState.OPEN:
-            raise InvalidError(
-                f"Call {call_name(chunk.call)} is {call.record.state}: no more inputs can follow."
-            )
+            raise InvalidError(f"Call {call_name(chunk.call)} is {call.record.state}: no more inputs can follow.")
         _refuse_unless(chunk.inputs > 0)
         call.chunks[chunk.chunk] = _Chunk(inputs=chunk.inputs, payload=chunk.payload)
         call.record = replace(call.record, inputs=call.record.inputs + chunk.inputs)
@@ -192,9 +190,7 @@ class MemoryCalls:
         self._check_open()
         state = self._chunk_of(call, chunk)
         if state is None or state.payload is None:
-            raise NotFoundError(
-                f"There is no chunk {chunk} of call {call_name(call)}, or its payload is gone."
-            )
+            raise NotFoundError(f"There is no chunk {chunk} of call {call_name(call)}, or its payload is gone.")
         done = from_indices(state.done)
         return ChunkRecord(call=call, chunk=chunk, inputs=state.inputs, payload=state.payload, done=done)
 
@@ -204,16 +200,10 @@ class MemoryCalls:
                 if call.state in LIVE and len(chunk.done) < chunk.inputs:
                     yield call, number, chunk.inputs, from_indices(chunk.done), dict(chunk.attempts)
 
-    def results(
-        self, call: bytes, *, after: tuple[int, int] = (-1, -1), limit: int = 256
-    ) -> Sequence[ResultRecord]:
+    def results(self, call: bytes, *, after: tuple[int, int] = (-1, -1), limit: int = 256) -> Sequence[ResultRecord]:
         self._check_open()
         chunks = self._calls[call].chunks if call in self._calls else {}
-        found = {
-            (number, first): result
-            for number, chunk in chunks.items()
-            for first, result in chunk.results.items()
-        }
+        found = {(number, first): result for number, chunk in chunks.items() for first, result in chunk.results.items()}
         return [found[place] for place in sorted(found) if place > after][:limit]
 
     def result(self, call: bytes, chunk: int, index: int) -> ResultRecord | None:

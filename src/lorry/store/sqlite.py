@@ -92,9 +92,7 @@ class SqliteStore:
     ) -> Awaitable[T]:
         return self._writer.submit(lambda db: verb(db, *args, **kwargs))
 
-    def _read(
-        self, verb: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def _read(self, verb: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
             raise RuntimeError("the store is closed")
         try:
@@ -175,9 +173,7 @@ class SqliteStore:
             yield from page
             page, mark = self._read(sqlite_calls.unfinished, mark)
 
-    def results(
-        self, call: bytes, *, after: tuple[int, int] = (-1, -1), limit: int = 256
-    ) -> Sequence[ResultRecord]:
+    def results(self, call: bytes, *, after: tuple[int, int] = (-1, -1), limit: int = 256) -> Sequence[ResultRecord]:
         return self._read(sqlite_results.results, call, after, limit)
 
     def result(self, call: bytes, chunk: int, index: int) -> ResultRecord | None:

@@ -40,9 +40,7 @@ def add_app(db: apsw.Connection, app: AppRecord) -> None:
     try:
         db.execute(INSERT_APP, APP.values(app))
     except apsw.ConstraintError as error:
-        raise AlreadyExistsError(
-            f"App {app.name!r} version {app.version} ({app.app_id}) exists already."
-        ) from error
+        raise AlreadyExistsError(f"App {app.name!r} version {app.version} ({app.app_id}) exists already.") from error
     if app.version:
         db.execute(KEEP_VERSION, (app.name, app.version))
 

@@ -69,8 +69,6 @@ def delete_secret(db: apsw.Connection, secret_id: str) -> None:
     db.execute(DELETE_SEALED, (secret_id,))
 
 
-def _by_either(
-    db: apsw.Connection, by_name: str, by_id: str, name: str | None, row_id: str | None
-) -> Row | None:
+def _by_either(db: apsw.Connection, by_name: str, by_id: str, name: str | None, row_id: str | None) -> Row | None:
     """By id where one is given, else by name."""
     return first(db, by_name, (name,)) if row_id is None else first(db, by_id, (row_id,))
