@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -187,6 +188,7 @@ def server_on_small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         with entered(home):
             yield home
         home.stop()
+    shutil.rmtree(home.environ["LORRY_RUNTIME_DIR"], ignore_errors=True)
 
 
 def fill(home: ServerHome) -> Path:

@@ -104,7 +104,10 @@ def test_a_program_or_directory_that_is_not_there_is_the_users_error(box: Box, w
 def test_it_is_a_session_of_its_own_with_default_signals(box: Box) -> None:
     code = "import os; print(os.getsid(0) == os.getpid(), open('/proc/self/status').read())"
     out = box.prints(code, argv=("sh", "-c", "ps -o sid= -p $$ | grep -qw $$ && grep SigIgn /proc/self/status"))
-    assert int(out.split()[1], 16) == 0
+    of_glibc = (
+        0b11 << 31
+    )  # signals 32 and 33 are glibc's own: no program can set them, but some parents leave them ignored
+    assert int(out.split()[1], 16) & ~of_glibc == 0
 
 
 def test_kill_ends_every_process_in_it(box: Box) -> None:

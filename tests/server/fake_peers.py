@@ -35,6 +35,8 @@ class FakePeer:
     def event(self, number: int, value: Any) -> None:
         self.events.append((number, value))
 
+    def read_rest(self) -> None: ...
+
     def close(self) -> None:
         self.closed = True
 

@@ -92,7 +92,7 @@ def test_results_go_to_the_subscriber_and_a_second_one_for_an_input_does_not(ben
 
 def test_a_late_subscriber_gets_what_is_there_and_then_what_comes(bench: Bench) -> None:
     async def main() -> None:
-        await bench.call()
+        await bench.call(keep=False)
         await bench.journal.accept_chunk(CALL, 0, 3, Parcel(b"inputs"))
         await bench.record(((0, 1),))
         await bench.record(((1, 2),))

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorry.errors import InputCancellation, InvalidError, SerializationError
+from lorry.errors import InputCancellation
 from lorry.ids import call_name
 from lorry.model import selection as sel
 from lorry.model.function import FunctionSpec
@@ -23,7 +23,7 @@ from lorry.model.records import Selection, Status
 from lorry.runtime import output
 from lorry.runtime.failure import failure_payload
 from lorry.runtime.link import Link, Payload
-from lorry.runtime.load import Loaded, is_async_callable
+from lorry.runtime.load import Loaded, is_async_callable, rebuild_arguments
 from lorry.runtime.sync_runner import CREDIT_WINDOW
 from lorry.wire import pickling
 from lorry.wire.endpoint import Frame, Message
@@ -52,7 +52,7 @@ class Running:
 class AsyncRunner:
     def __init__(self, link: Link, loaded: Loaded, spec: FunctionSpec) -> None:
         self._link = link
-        self._methods = loaded.methods
+        self._loaded = loaded
         self._running: dict[int, Running] = {}
         self._stopping = asyncio.Event()
         self._threads_lock = threading.Lock()
@@ -161,7 +161,7 @@ class AsyncRunner:
 
     async def _one(self, job: Running) -> None:
         try:
-            method, arguments, keywords = self._arguments(job.frame)
+            method, arguments, keywords = rebuild_arguments(self._link.endpoint.pieces(job.frame))
             payload = pickling.dumps(await self._call(job, method, arguments, keywords))
             del arguments, keywords
             status = Status.OK
@@ -171,7 +171,7 @@ class AsyncRunner:
 
     async def _batch(self, job: Running) -> None:
         try:
-            method, keywords, inputs, starred = self._arguments(job.frame)
+            method, keywords, inputs, starred = rebuild_arguments(self._link.endpoint.pieces(job.frame))
         except BaseException as problem:
             self._reply(job, Status.ERROR, failure_payload(problem), Flag.LAST)
             return
@@ -195,7 +195,7 @@ class AsyncRunner:
                 break
 
     async def _call(self, job: Running, method: str | None, arguments: Any, keywords: Any) -> Any:
-        function = self._method(method)
+        function = self._loaded.method(method)
         if inspect.iscoroutinefunction(function):
             return await function(*arguments, **keywords)
         return await self._in_thread(job, functools.partial(function, *arguments, **keywords))
@@ -218,8 +218,8 @@ class AsyncRunner:
 
     async def _generator(self, job: Running) -> None:
         try:
-            method, arguments, keywords = self._arguments(job.frame)
-            produced = self._method(method)(*arguments, **keywords)
+            method, arguments, keywords = rebuild_arguments(self._link.endpoint.pieces(job.frame))
+            produced = self._loaded.method(method)(*arguments, **keywords)
             async for value in self._values(job, produced):
                 await job.credit.acquire()
                 self._reply(job, Status.YIELD, pickling.dumps(value), Flag.STREAM)
@@ -237,19 +237,6 @@ class AsyncRunner:
         iterator: Iterator[Any] = iter(produced)
         while (value := await self._in_thread(job, functools.partial(next, iterator, end))) is not end:
             yield value
-
-    def _arguments(self, frame: Frame) -> Any:
-        try:
-            return pickling.loads(self._link.endpoint.pieces(frame))
-        except Exception as problem:
-            raise SerializationError(
-                f"the arguments cannot be rebuilt in the container: {type(problem).__name__}: {problem}"
-            ) from problem
-
-    def _method(self, name: str | None) -> Callable[..., Any]:
-        if name not in self._methods:
-            raise InvalidError(f"there is no method {name!r}; there are {sorted(map(str, self._methods))}")
-        return self._methods[name]
 
     def _failed(self, job: Running, problem: BaseException) -> tuple[Status, Payload]:
         if job.interruption is not None and isinstance(problem, (asyncio.CancelledError, InputCancellation)):

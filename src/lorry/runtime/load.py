@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,15 @@ class Loaded:
     methods: dict[str | None, Callable[..., Any]] = field(default_factory=dict)
     exits: list[Callable[[], Any]] = field(default_factory=list)
     enters: list[Callable[[], Any]] = field(default_factory=list)
+
+    def method(self, name: str | None) -> Callable[..., Any]:
+        """InvalidError for one that is not there."""
+        try:
+            return self.methods[name]
+        except KeyError:
+            raise errors.InvalidError(
+                f"there is no method {name!r}; there are {sorted(map(str, self.methods))}"
+            ) from None
 
 
 def load(spec: FunctionSpec, source_root: str) -> Loaded:
@@ -146,3 +155,13 @@ def _parameters(cls: type) -> dict[str, Any]:
 
 def is_async_callable(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def rebuild_arguments(pieces: Sequence[pickling.Piece]) -> Any:
+    """What the caller sent. SerializationError when a class of it cannot be imported or rebuilt here."""
+    try:
+        return pickling.loads(pieces)
+    except Exception as problem:
+        raise errors.SerializationError(
+            f"the arguments cannot be rebuilt in the container: {type(problem).__name__}: {problem}"
+        ) from problem

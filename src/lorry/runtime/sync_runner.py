@@ -14,7 +14,7 @@ from lorry.model.records import Selection, Status
 from lorry.runtime import output
 from lorry.runtime.failure import failure_payload
 from lorry.runtime.link import Link, Payload
-from lorry.runtime.load import Loaded
+from lorry.runtime.load import Loaded, rebuild_arguments
 from lorry.wire import pickling
 from lorry.wire.endpoint import Frame, Message
 from lorry.wire.frames import MAX_RANGES, NO_CALL, Flag, Kind, pack, pack_selection, unpack_selection
@@ -26,7 +26,7 @@ CREDIT_WINDOW = 64
 class SyncRunner:
     def __init__(self, link: Link, loaded: Loaded) -> None:
         self._link = link
-        self._methods = loaded.methods
+        self._loaded = loaded
         self._lease = 0
         self._call = NO_CALL
         self._chunk = 0
@@ -118,20 +118,6 @@ class SyncRunner:
         self._lease = 0
         self._link.release_unused()
 
-    def _arguments(self, frame: Frame) -> Any:
-        try:
-            return pickling.loads(self._link.endpoint.pieces(frame))
-        except Exception as problem:
-            raise SerializationError(
-                f"the arguments cannot be rebuilt in the container: {type(problem).__name__}: {problem}"
-            ) from problem
-
-    def _method(self, name: str | None) -> Callable[..., Any]:
-        try:
-            return self._methods[name]
-        except KeyError:
-            raise InvalidError(f"there is no method {name!r}; there are {sorted(map(str, self._methods))}") from None
-
     def _run_one(self, frame: Frame) -> None:
         self._cursor[0] = 0
         self._cursor[1] = began = time.monotonic()
@@ -139,8 +125,8 @@ class SyncRunner:
             # Two levels, because an interruption may come between the end of user code and the next line, inside the
             # handler too. It comes once: whoever raises it sets `_interruptible` to False.
             try:
-                method, arguments, keywords = self._arguments(frame)
-                function = self._method(method)
+                method, arguments, keywords = rebuild_arguments(self._link.endpoint.pieces(frame))
+                function = self._loaded.method(method)
                 self._interruptible = True
                 value = function(*arguments, **keywords)
                 self._interruptible = False
@@ -197,8 +183,8 @@ class SyncRunner:
         failures: dict[int, tuple[Status, Payload]] = {}
         values: list[Any] = []
         try:
-            method, keywords, inputs, starred = self._arguments(frame)
-            function = self._method(method)
+            method, keywords, inputs, starred = rebuild_arguments(self._link.endpoint.pieces(frame))
+            function = self._loaded.method(method)
         except BaseException as problem:
             self._reply(Status.ERROR, failure_payload(problem), 0.0, Flag.LAST, frame.count)
             return
@@ -270,9 +256,9 @@ class SyncRunner:
         self._cursor[:] = [0, began]
         self._credit = CREDIT_WINDOW
         try:
-            method, arguments, keywords = self._arguments(frame)
+            method, arguments, keywords = rebuild_arguments(self._link.endpoint.pieces(frame))
             try:  # two levels: see `_run_one`
-                self._drain_generator(self._method(method)(*arguments, **keywords), began)
+                self._drain_generator(self._loaded.method(method)(*arguments, **keywords), began)
                 status, payload = Status.DONE, pickling.dumps(None)
             except BaseException as problem:
                 self._interruptible = False

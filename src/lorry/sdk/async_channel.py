@@ -23,6 +23,7 @@ from lorry.wire.endpoint import Endpoint, Frame, Message, receive
 from lorry.wire.frames import Flag, Kind, pack
 
 R = TypeVar("R")
+_ANSWERS = frozenset((Kind.REPLY, Kind.EVENT, Kind.RESULT, Kind.CHUNK_ACK))
 Key = tuple[str, int | bytes]
 
 
@@ -95,6 +96,8 @@ class AsyncChannel:
             return
         if frame is None:
             self.close()
+            return
+        if frame.kind not in _ANSWERS:  # RELEASE and DROP name segments, not requests; the endpoint has seen to them
             return
         by_call = frame.kind in (Kind.RESULT, Kind.CHUNK_ACK)
         queue = self._waiting.get(("call", frame.call)) if by_call else None

@@ -275,8 +275,10 @@ class Fleet:
         ended = await container.process.wait()
         container.peak_memory = max(container.peak_memory, ended.peak_memory)
         await self._drain_output(container)
-        self._ended(container, ended)
-        await self._bury(container)
+        try:
+            self._ended(container, ended)
+        finally:  # whatever went wrong there: a dead container must not keep its reservation
+            await self._bury(container)
 
     async def _drain_output(self, container: Container) -> None:
         """Read the last output. A process that left its sandbox's life may hold a pipe open: not for ever."""

@@ -39,6 +39,7 @@ SHARE_SECONDS = 0.1
 """Work that a container gets at once out of a journaled chunk."""
 KEPT_PAYLOADS = 64
 """Chunks of one function whose inputs wait in memory: 4 MiB at most."""
+_STREAMED = (Status.YIELD, Status.DONE)
 _STATUSES = tuple(Status)
 """By value; a call of the enum costs 0.25 µs."""
 _ERRORS = {
@@ -231,6 +232,8 @@ class Switch:
             indices = ()
         parcel = self._parcel(peer, flags, body, descriptors)
         ended = _STATUSES[status]
+        if ended in _STREAMED and (known := self.dispatcher.leases.get(lease)) and not known.work.stream:
+            raise ValueError("a container sent a generator's value for an input that is none")
         verdict = self.dispatcher.result(
             container, lease, indices, ended, bool(flags & Flag.LAST), self._clock.monotonic()
         )
