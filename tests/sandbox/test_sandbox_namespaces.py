@@ -186,13 +186,14 @@ def test_mounts_nest_below_home_tmp_and_each_other(isolated: Box) -> None:
         Mount(source=str(inner), target="/a/b/c"),
         Mount(source=str(deep), target="/root/.cache/models"),
         Mount(source=str(deep), target="/tmp/deep"),
+        Mount(source=str(deep), target="/var/tmp/a/deep"),
     )
     code = WRITES + (
-        "for d in ('/a', '/a/b/c', '/root/.cache/models', '/tmp/deep'): print(open(d + '/mark').read())\n"
+        "for d in ('/a', '/a/b/c', '/root/.cache/models', '/tmp/deep', '/var/tmp/a/deep'): print(open(d + '/mark').read())\n"
         "print(writes('/a/b/new'), writes('/a/b/c/new'), writes('/root/.cache/other'))"
     )
     assert isolated.prints(code, mounts=mounts).splitlines() == [
-        *("outer", "inner", "deep", "deep"),
+        *("outer", "inner", "deep", "deep", "deep"),
         "written Read-only file system written",
     ]
 

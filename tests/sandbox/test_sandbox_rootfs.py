@@ -33,7 +33,7 @@ def test_only_home_and_tmp_are_bound_writable(tmp_path: Path) -> None:
         for verb, target, _, flags in plan_for(tmp_path)
         if verb == "bind" and not flags & RDONLY and not target.startswith("/dev/")
     }
-    assert writable == {"/root", "/tmp"}
+    assert writable == {"/root", "/tmp", "/var/tmp"}
 
 
 def test_without_gpus_there_is_no_gpu_device(tmp_path: Path) -> None:

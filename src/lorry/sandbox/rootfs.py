@@ -19,6 +19,7 @@ Step = tuple[str, str, str, int]
 ("link", target, destination, 0) · (file system type, target, options, flags) mounts a new one."""
 
 HOME, TMP, SHM = "/root", "/tmp", "/dev/shm"  # noqa: S108 - private to each container
+VAR_TMP = "/var/tmp"  # noqa: S108
 
 SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
@@ -122,7 +123,9 @@ def _scratch(folder: str) -> list[Step]:
         _directory(TMP),
         _bind(os.path.join(folder, "tmp"), TMP, NOSUID | NODEV),
         _directory("/var"),
-        ("link", "/var/tmp", TMP, 0),  # noqa: S108
+        _directory(VAR_TMP),
+        # The same folder mounted again, not a link: a mount point may lie in it, but never behind a link.
+        _bind(os.path.join(folder, "tmp"), VAR_TMP, NOSUID | NODEV),
     ]
 
 
