@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lorry import faults
 from lorry.clock import Clock
 from lorry.errors import NotFoundError
+from lorry.model import selection as sel
 from lorry.model.function import FunctionSpec
 from lorry.model.records import CallKind, CallRecord, Selection, Status
 from lorry.scheduler.dispatch import (
@@ -237,7 +238,8 @@ class Switch:
         verdict = self.dispatcher.result(
             container, lease, indices, ended, bool(flags & Flag.LAST), self._clock.monotonic()
         )
-        self._broker.hold(parcel, header)
+        if parcel.segment is not None:
+            self._broker.hold(parcel, header)
         if verdict.work is not None:
             work = verdict.work
             if verdict.deliver:
@@ -251,7 +253,8 @@ class Switch:
                 self.perform(verdict.effects)
             elif flags & Flag.LAST:
                 self.containers.changed(work.target)
-        self._broker.let_go(parcel, header)
+        if parcel.segment is not None:
+            self._broker.let_go(parcel, header)
 
     def _measure(self, target: int, micros: int, count: int) -> None:
         seconds = micros / 1e6 / max(1, count)
@@ -262,7 +265,7 @@ class Switch:
     def _deliver(
         self, work: Work, indices: Selection, status: Status, parcel: Parcel, micros: int, batch: bool
     ) -> None:
-        self.served += sum(high - low for low, high in indices)
+        self.served += sel.count(indices)
         if work.journaled:
             self._journal.record(Outcome(work.call, work.chunk, indices, status, parcel, micros, batch))
             return

@@ -182,6 +182,8 @@ class SegmentMap:
 
     def unused(self) -> list[int]:
         """Segments that were in use and to which nothing refers now; each is reported once."""
+        if not self._in_use:  # nearly always: it is asked for at every call
+            return []
         done = [number for number in self._in_use if self._idle(number)]
         self._in_use.difference_update(done)
         return done
