@@ -189,7 +189,8 @@ def test_mounts_nest_below_home_tmp_and_each_other(isolated: Box) -> None:
         Mount(source=str(deep), target="/var/tmp/a/deep"),
     )
     code = WRITES + (
-        "for d in ('/a', '/a/b/c', '/root/.cache/models', '/tmp/deep', '/var/tmp/a/deep'): print(open(d + '/mark').read())\n"
+        "for d in ('/a', '/a/b/c', '/root/.cache/models', '/tmp/deep', '/var/tmp/a/deep'):\n"
+        "    print(open(d + '/mark').read())\n"
         "print(writes('/a/b/new'), writes('/a/b/c/new'), writes('/root/.cache/other'))"
     )
     assert isolated.prints(code, mounts=mounts).splitlines() == [
