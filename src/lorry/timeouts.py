@@ -15,8 +15,6 @@ LOG_DRAIN = 2.0
 """Server: how long output of an ended container may still arrive. Too short cuts off last lines."""
 KILL_GRACE = 5.0
 """Between asking user code to stop and SIGKILL. Too short cuts off clean-up, too long holds a cancelled GPU."""
-WORKER_RESTART_MAX = 5.0
-"""Keeper: longest pause between two restarts of a worker that keeps dying."""
 SERVER_START = 20.0
 """Client: until a server that it started must answer. Too short fails on a loaded laptop."""
 EXIT_HOOKS = 30.0

@@ -31,10 +31,6 @@ def without_credentials(text: str) -> str:
     return _USERINFO.sub(r"\g<scheme>://", text)
 
 
-def has_credentials(text: str) -> bool:
-    return bool(secrets_in(text))
-
-
 def secrets_in(text: str) -> tuple[str, ...]:
     """What must never be shown of the urls in `text`: passwords and tokens, as written and decoded."""
     found: set[str] = set()

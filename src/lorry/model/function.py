@@ -66,15 +66,6 @@ class VolumeMount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """One shipped file: `path` relative to the source root (or absolute in the container), content by digest."""
-
-    path: str
-    digest: str
-    mode: int = 0o644
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CodeRef:
     """Where the callable is found inside the container."""
 
@@ -116,7 +107,6 @@ class FunctionSpec:
     max_inputs: int | None = None
     restrict_access: bool = False
     is_generator: bool = False
-    is_async: bool = False
     methods: tuple[str, ...] = ()
     generator_methods: tuple[str, ...] = ()
     parameters: str | None = None

@@ -30,7 +30,6 @@ class Cls:
         self._tag = tag
         self._raw = raw
         self._service = service or Function(tag, app=app)
-        self._changes: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
         self.marks: dict[str, Any] = {}
         if raw is not None:

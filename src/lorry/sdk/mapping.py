@@ -330,14 +330,12 @@ class SpawnMap:
         return await asyncio.to_thread(self, *iterables, kwargs=kwargs)
 
 
-SPAWN_CHUNK_BYTES = 32 * 1024
 SPAWN_CHUNK = 256
 """Inputs per chunk of a `spawn_map`: nobody measures them for it, so chunks stay small enough to spread."""
-SPAWN_WINDOW = 64
 
 
 def spawn_all(number: int, batch: Batch, inputs: Iterator[Any]) -> FunctionCall:
-    """Send chunks until the inputs end, with a bounded number of unacknowledged ones under way."""
+    """Send chunks until the inputs end, each once the one before is on disk."""
     channel = Channel()
     call = _ids.next()
     try:

@@ -75,7 +75,6 @@ class Frontend:
         self.peers: set[Peer] = set()
         self.on_gone: Callable[[Session], None] = lambda _session: None
         """A client's connection ended."""
-        self.accepting = True
 
     def connected(self, sock: socket.socket, inner: bool) -> None:
         peer = Peer(sock, self._loop, self._inner_stranger if inner else self._stranger, self._closed)

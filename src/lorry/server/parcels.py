@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lorry.errors import InvalidError, NotFoundError
-from lorry.server.peers import Header, Peer, close_all
+from lorry.server.peers import Peer, close_all
 from lorry.wire.frames import HEADER, Flag, Kind, pack, renumber_reference, unpack_reference
 from lorry.wire.segments import offsets
 
@@ -250,11 +250,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def header_fields(header: Header, **changes: int) -> list[Any]:
-    """The header's fields as a list, some changed: kind, flags, status, number, lease."""
-    fields = list(header)
-    for name, value in changes.items():
-        fields[("kind", "flags", "status", "spare", "number", "lease", "call", "micros", "count").index(name)] = value
-    return fields

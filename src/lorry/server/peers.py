@@ -49,7 +49,6 @@ class Peer:
         self._queue: deque[tuple[Sequence[bytes], Sequence[int]]] = deque()
         self._queued = 0
         self.closed = False
-        self.paused = False
         self.pid, self.uid, _gid = _CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
@@ -145,16 +144,6 @@ class Peer:
     def event(self, number: int, value: Any) -> None:
         for frame in encode(Kind.EVENT, number, value):
             self.send([frame])
-
-    def pause_reading(self) -> None:
-        if not self.paused and not self.closed:
-            self.paused = True
-            self._loop.remove_reader(self._sock)
-
-    def resume_reading(self) -> None:
-        if self.paused and not self.closed:
-            self.paused = False
-            self._loop.add_reader(self._sock, self._readable)
 
     def close(self) -> None:
         """End the connection. Idempotent; `on_close` runs once."""

@@ -61,7 +61,6 @@ class Endpoint:
     def __init__(self, folder: str | None = None) -> None:
         self.pool = SegmentPool(folder=folder)
         self.maps = SegmentMap()
-        self._waiting_fd: list[int] = []
 
     def encode(
         self,
