@@ -20,6 +20,7 @@ from lorry.wire import identity
 from lorry.wire.control import Assembler, encode, raise_error
 from lorry.wire.endpoint import Endpoint, Frame, Message, receive, send
 from lorry.wire.frames import PROTOCOL_VERSION, Flag, Kind, pack
+from lorry.wire.lookout import Lookout
 
 R = TypeVar("R")
 
@@ -42,6 +43,10 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+_waiting: list[object] = []
+"""One item per thread that waits for an answer. Only a lone one stays awake: others need the interpreter's lock."""
 
 
 class CallIds:
@@ -131,6 +136,7 @@ class Channel:
         self._numbers = itertools.count(1)
         self._ids = CallIds()
         self.endpoint = Endpoint()
+        self._lookout = Lookout()
         self._assembler = Assembler()
         self.sock: socket.socket | None = None
         self.busy = False
@@ -310,15 +316,19 @@ class Channel:
             step.kind, step.payload, flags=flags, number=step.number, call=call, count=step.inputs
         ):
             sock.sendmsg(buffers, ancillary)
-        while True:
-            frame = self._receive()
-            if frame.call == call and frame.kind in (Kind.RESULT, Kind.CHUNK_ACK):
-                return self._answer(frame)
-            self.endpoint.skip(frame)
+        _waiting.append(self)
+        try:
+            while True:
+                frame = self._receive(awake=len(_waiting) == 1 and step.kind == Kind.CALL)
+                if frame.call == call and frame.kind in (Kind.RESULT, Kind.CHUNK_ACK):
+                    return self._answer(frame)
+                self.endpoint.skip(frame)
+        finally:
+            _waiting.pop()
 
-    def _receive(self) -> Frame:
+    def _receive(self, awake: bool = False) -> Frame:
         assert self.sock is not None
-        frame = receive(self.sock, self.endpoint)
+        frame = (self._lookout.receive if awake else receive)(self.sock, self.endpoint)
         if frame is None:
             raise ConnectionResetError
         return frame
