@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -47,17 +49,36 @@ class ServerHome:
     def stop(self) -> None:
         """End everything, without asking."""
         keeper = self.keeper_pid()
-        if keeper is None or not _is_keeper(keeper):
-            return
-        os.kill(keeper, signal.SIGTERM)
-        wait_until(lambda: not _is_keeper(keeper), 20)
+        if keeper is not None and _runs(keeper, b"keeper.py"):
+            os.kill(keeper, signal.SIGTERM)
+            wait_until(lambda: not _runs(keeper, b"keeper.py"), 20)
+        worker = self.last_worker_pid()
+        if worker is not None and _runs(worker, b"lorry.server.worker"):  # its keeper was killed, and it lives on
+            os.kill(worker, signal.SIGTERM)
+            wait_until(lambda: not _runs(worker, b"lorry.server.worker"), 20)
+
+    def last_worker_pid(self) -> int | None:
+        """The worker that was started last, whether or not it and its keeper still live."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return int(json.loads((self.state / "server.json").read_text())["pid"])
+        return None
 
 
-def _is_keeper(pid: int) -> bool:
+def _runs(pid: int, program: bytes) -> bool:
     try:
-        return b"keeper.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return program in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def kill_and_wait(pid: int) -> None:
+    """SIGKILL, and back when it is dead."""
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        assert select.select([handle], [], [], 20)[0], f"{pid} outlives SIGKILL"
+    finally:
+        os.close(handle)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:

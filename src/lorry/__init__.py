@@ -6,6 +6,7 @@ Importing this module imports no asyncio, no web framework and nothing of the se
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -66,12 +67,15 @@ _HOMES = {
 """Public name → module of lorry.sdk. Loaded at first use, so that a container loads what its code names."""
 
 
+_NEEDS_LINUX = "Lorry runs on Linux in this version: on macOS in a Linux virtual machine, on Windows in WSL2"
 _SUBMODULES = ("app", "cls", "exception", "functions", "image", "secret", "volume")
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is not None:
+        if sys.platform != "linux":  # what is imported next names parts of the system that only Linux has
+            raise importlib.import_module("lorry.errors").ResourceError(_NEEDS_LINUX)
         value = getattr(importlib.import_module(f"lorry.sdk.{home}"), name)
     elif name in _SUBMODULES:
         value = importlib.import_module(f"lorry.{name}")

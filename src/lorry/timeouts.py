@@ -21,6 +21,9 @@ EXIT_HOOKS = 30.0
 """`@exit` methods of a container (SDK.md). Longer holds up scale-down and server stop."""
 RECONNECT = 60.0
 """Client and container: how long a lost server may stay away. Containers exit after it, inputs are queued again."""
+STEADY = 2.0
+"""Client: a connection that lasted longer was to a server that works, and RECONNECT counts anew when it breaks. Longer:
+long calls fail when the server dies twice. Much shorter: a request that kills each server is asked for ever."""
 UNCLAIMED = 120.0
 """Server: how long a result waits in memory for a client that lost its connection. Must exceed RECONNECT."""
 USAGE_INTERVAL = 60.0

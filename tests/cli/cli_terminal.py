@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,23 @@ class Terminal:
 
     def stop(self) -> None:
         self("server", "stop", "--force")
+
+
+def screen(output: str) -> list[str]:
+    """What a terminal shows in the end. Knows the control codes that the live display uses, and fails at others."""
+    rows, row, column = [""], 0, 0
+    for code, char in re.findall(r"\x1b\[(\d*[AJm])|(.)", output, re.S):
+        if code.endswith("A"):
+            row = max(0, row - 1)
+        elif code.endswith("J"):
+            rows[row:] = [rows[row][:column]]
+        elif char == "\r":
+            column = 0
+        elif char == "\n":
+            row += 1
+            rows += [""] * (row + 1 - len(rows))
+        elif char:
+            assert char != "\x1b"
+            rows[row] = rows[row][:column].ljust(column) + char + rows[row][column + 1 :]
+            column += 1
+    return [text.rstrip() for text in rows]

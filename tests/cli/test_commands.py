@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,45 @@ def test_doctor_fails_where_nothing_can_run(lorry: Terminal, tmp_path: Path) -> 
     done = lorry("doctor", code=1, LORRY_STATE_DIR=str(file / "state"), LORRY_RUNTIME_DIR=str(tmp_path / "r"))
     assert "fail" in done.stdout
     assert "LORRY_STATE_DIR" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["volume", "--help"], ["config"], ["nonsense"]])
+def test_no_command_pays_for_large_libraries(lorry: Terminal, words: list[str]) -> None:
+    code = (
+        "import sys; from lorry.cli.main import run; run(sys.argv[1:]); "
+        "print({'pydantic', 'rich', 'asyncio', 'uvloop', 'apsw'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=lorry.environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
+def test_messages_name_only_commands_that_exist() -> None:
+    from lorry.cli.main import _COMMANDS
+
+    source = Path(__file__).parents[2] / "src" / "lorry"
+    named = {
+        (word, path.name)
+        for path in source.rglob("*.py")
+        for word in re.findall(r"`lorry ([a-z]+)", path.read_text())
+        if "_vendor" not in path.parts
+    }
+    assert len(named) > 10
+    assert {entry for entry in named if entry[0] not in _COMMANDS} == set()
+
+
+def test_what_is_missing_is_named_with_the_command_that_makes_it(lorry: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_text("")
+    assert "`lorry volume create corpus` makes it" in lorry("volume", "put", "corpus", str(file), code=1).stderr
+    program = tmp_path / "secretive.py"
+    program.write_text(
+        "import lorry\napp = lorry.App()\n"
+        "@app.function(secrets=[lorry.Secret.from_name('hub', required_keys=['HF_TOKEN'])])\ndef f(): ...\n"
+    )
+    assert "`lorry secret create hub KEY=VALUE` makes it" in lorry("run", str(program), code=1).stderr
+    lorry("secret", "create", "hub", "OTHER=1")
+    assert "HF_TOKEN" in (said := lorry("run", str(program), code=1).stderr)
+    assert "`lorry secret create --force hub KEY=VALUE`" in said
+    lorry("secret", "delete", "hub", "--yes")

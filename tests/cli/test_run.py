@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Literal
 
 import pytest
 from cli_terminal import LORRY, PROGRAMS, Terminal
+from server_home import wait_until
 
 from lorry.cli.arguments import UsageError, signature_of
 
@@ -92,6 +95,7 @@ def test_a_module_that_only_the_container_needs_is_explained(lorry: Terminal, pr
     done = lorry("run", file, code=1)
     assert done.stderr.count('File "') == 1
     assert "with image.imports():" in done.stderr
+    assert 'image = lorry.Image.debian_slim().uv_pip_install("nonexistent_package")' in done.stderr
 
 
 def test_a_mistake_in_a_decorator_names_the_line(lorry: Terminal, program) -> None:
@@ -250,6 +254,8 @@ def test_ctrl_c_stops_the_app_and_its_containers(lorry: Terminal) -> None:
         words = running.stderr.read()
     assert "Stopping the app" in words
     assert "Traceback" not in words
+    peak = re.search(r"peak memory ([\d.]+) (\w+)", words)  # sampled, or not mentioned
+    assert peak is None or (float(peak[1]) > 5 and peak[2] == "MiB"), words
     assert json.loads(lorry("container", "list", "--json").stdout) == []
     assert json.loads(lorry("app", "list", "--json").stdout) == []
 
@@ -270,3 +276,88 @@ def test_detach_starts_it_and_returns(lorry: Terminal) -> None:
         lorry("app", "stop", app_id)
         assert logs.wait(60) == 0
     assert json.loads(lorry("container", "list", "--json").stdout) == []
+
+
+# What else a newcomer types
+
+
+UNNAMED = "import lorry\napp = lorry.App()\n@app.function()\ndef f():\n    return 1\n"
+
+
+@pytest.mark.parametrize(("name", "app"), [("my program.py", "my-program"), ("größe.py", "gr-e"), ("数.py", "unnamed")])
+def test_an_app_without_a_name_is_called_like_its_file(lorry: Terminal, program, name: str, app: str) -> None:
+    done = lorry("run", program(UNNAMED, name))
+    assert done.stdout == "1\n"
+    assert f"App {app} is up" in done.stderr
+
+
+def test_an_impossible_name_is_a_usage_error(lorry: Terminal) -> None:
+    assert "letters, digits" in lorry("run", "--name", "a b", "hello.py", code=2).stderr
+
+
+def test_a_file_may_not_hide_a_module_of_python(lorry: Terminal, program) -> None:
+    done = lorry("run", program(UNNAMED, "json.py"), code=1)
+    assert done.stderr == (
+        "Error: json.py has the name of one of Python's own modules (json) and would hide it: rename the file\n"
+    )
+
+
+def test_a_module_without_m_is_recognized(lorry: Terminal, program, tmp_path: Path) -> None:
+    program("", "pkg/__init__.py")
+    program(UNNAMED, "pkg/main.py")
+    done = lorry.shell(f"cd {tmp_path} && lorry run pkg.main")
+    assert done.stderr.rstrip().endswith("for a module: lorry run -m pkg.main")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("hello.py", "lorry run hello.py"), ("runn", "lorry run"), ("xyzzy", "lorry --help")]
+)
+def test_an_unknown_command_is_answered_with_the_right_one(lorry: Terminal, word: str, hint: str) -> None:
+    assert lorry(word, code=2).stderr.splitlines()[-1] == f"Error: there is no command {word!r}; see {hint}"
+
+
+def test_a_closed_stdout_is_nothing_to_stumble_over(lorry: Terminal) -> None:
+    done = lorry.shell("lorry run -q hello.py >&-")
+    assert (done.returncode, done.stderr) == (0, "careful with 3\n")
+
+
+def test_a_full_disk_behind_stdout_is_one_line(lorry: Terminal) -> None:
+    done = lorry.shell("lorry config >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "Error: [Errno 28] No space left on device\n"
+
+
+DETACHED = """
+import time, lorry
+app = lorry.App("detached")
+@app.function()
+def forever():
+    print("it has started", flush=True)
+    time.sleep(600)
+@app.local_entrypoint()
+def main():
+    forever.spawn()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("number", "goes_on"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
+def test_a_detached_entrypoint_lets_its_app_go_at_ctrl_c_and_takes_it_along_when_it_is_killed(
+    lorry: Terminal, program, number: int, goes_on: bool
+) -> None:
+    with subprocess.Popen(
+        [LORRY, "run", "--detach", program(DETACHED)],
+        env=lorry.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "it has started\n"
+        os.kill(running.pid, number)
+        running.communicate(timeout=60)
+    if goes_on:
+        (app,) = json.loads(lorry("app", "list", "--json").stdout)
+        assert (app["name"], app["state"]) == ("detached", "detached")
+        lorry("app", "stop", "detached")
+    wait_until(lambda: json.loads(lorry("app", "list", "--json").stdout) == [], 30)

@@ -6,7 +6,9 @@ import json
 import re
 
 import pexpect
-from cli_terminal import Terminal
+import pytest
+from cli_terminal import Terminal, screen
+from server_home import wait_until
 
 from lorry.cli.live_display import bar_text, clipped
 
@@ -35,12 +37,51 @@ def test_a_map_has_a_progress_bar(lorry: Terminal) -> None:
     assert terminal.exitstatus == 0
 
 
-def test_forty_columns_are_enough(lorry: Terminal) -> None:
-    terminal = lorry.typed("run", "waits.py::bar", columns=40)
-    terminal.expect("100% of a bar")
+LEFT, RIGHT = (f"{name}: 100%|#####| of a bar that is rather wide" for name in ("left", "right"))
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_bars_of_several_containers_stand_below_each_other_and_leave_their_last_state(
+    lorry: Terminal, columns: int
+) -> None:
+    terminal = lorry.typed("run", "bars.py", columns=columns)
+    terminal.expect(r"(left|right): [^\n]*\r\n[^\n]*(left|right): ")  # both at once
+    seen = terminal.before + terminal.after
+    terminal.expect(pexpect.EOF)
+    seen += terminal.before
+    terminal.close()
+    assert terminal.exitstatus == 0
+    shown = screen(seen)
+    assert sorted(line for line in shown if "%" in line) == [LEFT, RIGHT]
+    assert shown[-2].startswith("Finished in ")
+    blocks = [line for line in re.split(r"[\r\n]+|\x1b\[[AJ]", COLOUR.sub("", seen)) if "%" in line]
+    assert max(len(line) for line in blocks if line not in (LEFT, RIGHT)) <= columns - 1
+
+
+def test_bars_without_a_terminal_are_their_last_state(lorry: Terminal) -> None:
+    done = lorry("run", "bars.py")
+    assert sorted(line for line in done.stderr.splitlines() if "%" in line) == [LEFT, RIGHT]
+    assert "\r" not in done.stderr
+
+
+def test_a_thousand_lines_a_second_come_whole_and_in_order(lorry: Terminal) -> None:
+    terminal = lorry.typed("run", "bars.py::thousand_a_second")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
+    lines = [line for line in screen(terminal.before) if line.startswith("line ")]
+    assert lines == [f"line {i}" for i in range(2000)]
+
+
+def test_a_terminal_that_does_not_read_does_not_stop_the_run(lorry: Terminal) -> None:
+    """It takes some kilobytes, as after Ctrl-S; the function is not slowed, and no line is lost."""
+    terminal = lorry.typed("run", "--name", "unread", "waits.py::lines", "--n", "30000")
+    wait_until(lambda: "line 29999" in lorry("app", "logs", "unread", "--tail", "1", code=None).stdout, 60)
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+    lines = [line for line in screen(terminal.before) if line.startswith("line ")]
+    assert lines == [f"line {i}" for i in range(30_000)]
 
 
 def test_no_color_means_no_colour(lorry: Terminal) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import first_hour
 import pytest
+from installation import Installation
 from server_home import ServerHome, entered
 
 import lorry
@@ -167,52 +168,82 @@ def test_a_map_starts_no_more_containers_than_there_are_cores(running: lorry.App
 def test_the_cache_outlives_containers(running: lorry.App) -> None:
     assert first_hour.remember.remote("weights", "heavy") == "heavy"
     assert first_hour.remember_anew.remote("weights") == "heavy"
+    assert set(first_hour.model_caches.remote()) == {"/root/.cache"}
 
 
-def test_breakpoint_names_local_and_shell(running: lorry.App) -> None:
-    with pytest.raises(exception.InvalidError, match=r"\.local\(\).*lorry shell"):
-        first_hour.stop_here.remote()
+@pytest.mark.parametrize("ask", [first_hour.stop_here, first_hour.ask_here])
+def test_breakpoint_and_input_name_local(running: lorry.App, ask: lorry.Function) -> None:
+    with pytest.raises(exception.InvalidError, match=r"no keyboard.*\.local\(\)"):
+        ask.remote()
 
 
-def test_a_missing_package_and_a_missing_file_name_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "data.txt").write_text("here")
-    write(
-        tmp_path,
-        top="""
+# 1 and 2: what is here and not there
+
+
+MISSING = """
 import lorry
+{top}
 app = lorry.App("top")
-image = lorry.Image.debian_slim()
-with image.imports():
-    import numpy
-@app.function(image=image)
-def read(): return open("data.txt").read()
-if __name__ == "__main__":
-    with app.run():
-        try: read.remote()
-        except Exception as problem: print(type(problem).__name__, *getattr(problem, "__notes__", ()))
-""",
-    )
-    said = python("top.py", cwd=tmp_path)
-    assert "add_local_file" in said or "uv_pip_install" in said
-
-
-def test_a_missing_package_at_module_level_names_the_line(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        top="""
-import lorry, os
-app = lorry.App("top")
-if not lorry.is_local():
-    import pandas_is_not_here
 @app.function()
-def f(): return 1
+def f():
+    {inside}
 if __name__ == "__main__":
     with app.run():
         try: f.remote()
-        except ModuleNotFoundError as problem: print(*problem.__notes__)
-""",
-    )
-    assert 'uv_pip_install("pandas_is_not_here' in python("top.py", cwd=tmp_path).replace("-", "_")
+        except Exception as problem:
+            print(type(problem).__name__, problem, *getattr(problem, "__notes__", ()), sep="\\n")
+"""
+
+
+def test_a_file_that_is_only_here_is_told_how_to_get_there(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("here")
+    write(tmp_path, reads=MISSING.format(top="", inside="return open('data.txt').read()"))
+    said = python("reads.py", cwd=tmp_path)
+    assert said.startswith("FileNotFoundError")
+    assert "data.txt exists on this machine, but not in the container" in said
+    assert 'image = lorry.Image.debian_slim().add_local_file("data.txt", "/root/data.txt")' in said
+    assert 'lorry.Volume.from_name("my-data", create_if_missing=True)' in said
+    assert "batch.put_file('data.txt', 'data.txt')" in said
+
+
+def test_a_file_that_is_nowhere_is_an_ordinary_error(tmp_path: Path) -> None:
+    write(tmp_path, reads=MISSING.format(top="", inside="return open('data.txt').read()"))
+    assert python("reads.py", cwd=tmp_path).splitlines()[-1].startswith("[Errno 2]")
+
+
+@pytest.mark.parametrize("where", ["top", "inside"])
+def test_a_package_that_only_the_client_has_is_told_with_its_version_and_the_line(tmp_path: Path, where: str) -> None:
+    import numpy
+
+    places = {"top": "pass", "inside": "pass", where: "import numpy"}
+    write(tmp_path, imports=MISSING.format(**places))
+    said = python("imports.py", cwd=tmp_path)
+    assert said.startswith("ModuleNotFoundError")
+    assert f"does not have the package 'numpy' (you have {numpy.__version__} installed" in said
+    assert '.uv_pip_install("numpy")' in said
+
+
+def test_a_package_that_nobody_has_is_told_with_the_line(tmp_path: Path) -> None:
+    top = "if not lorry.is_local(): import pandas_is_not_here"
+    write(tmp_path, imports=MISSING.format(top=top, inside="pass"))
+    said = python("imports.py", cwd=tmp_path).replace("-", "_")
+    assert "nor do you have it installed" in said
+    assert '.uv_pip_install("pandas_is_not_here")' in said
+
+
+# 11: another version
+
+
+def test_doctor_and_status_see_another_version_and_name_the_way(own_server: ServerHome, tmp_path: Path) -> None:
+    Installation(tmp_path / "older", version="0.0.9").lorry("server", "start")
+    command = str(Path(sys.executable).parent / "lorry")
+    for words in (["doctor"], ["server", "status"]):
+        done = subprocess.run([command, *words], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if "0.0.9" in line]
+        assert f"this is {lorry.__version__}: lorry server restart" in line
+    restarted = subprocess.run([command, "server", "restart"], capture_output=True, text=True, timeout=60, check=False)
+    assert f"version {lorry.__version__}" in restarted.stdout, restarted.stderr
 
 
 # Volumes

@@ -20,6 +20,7 @@ from server_home import ServerHome, entered, wait_until
 import lorry
 from lorry import config, exception
 from lorry.sdk.channel import Channel, greeting
+from lorry.server.frontend import MAX_CONNECTIONS, MAX_STRANGERS
 from lorry.server.parcels import Broker, Spool
 from lorry.wire.control import encode
 from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Flag, Kind, pack, pack_reference
@@ -203,7 +204,7 @@ def test_uploads_that_are_broken_off_leave_nothing(server: ServerHome) -> None:
     incoming = server.state / "blobs" / "incoming"
     for i in range(20):
         with greeted() as sock:
-            params = {"digest": f"{i:064x}", "data": "aGVsbG8="}
+            params = {"digest": f"{i:064x}", "offset": 0, "data": "aGVsbG8=", "last": False}
             for frame in encode(Kind.REQUEST, 2, {"method": "blob_put", "params": params}):
                 sock.send(frame)
             assert sock.recv(MAX_FRAME)[2] == 0
@@ -253,6 +254,19 @@ def test_a_release_by_somebody_else_frees_nothing() -> None:
 def test_a_wrong_token_is_refused_and_makes_nobody() -> None:
     for role in ("container", "client"):
         assert "no such container, or a wrong token" in hostile.wrong_token.remote(role)
+
+
+def test_connections_of_a_container_are_bounded(server: ServerHome) -> None:
+    worker = server.worker_pid()
+    before = descriptors(worker)
+    alive, _ = hostile.many_connections.remote(3000, MAX_STRANGERS, hello=False)
+    assert alive <= MAX_STRANGERS
+    most = MAX_CONNECTIONS + MAX_STRANGERS
+    alive, said = hostile.many_connections.remote(3000, most, hello=True)
+    assert alive <= most
+    assert f"{MAX_CONNECTIONS:,} connections" in said
+    wait_until(lambda: descriptors(worker) <= before + 8)
+    assert hostile.many_connections.remote(100, 100, hello=True)[0] == 100  # those that are closed do not count
 
 
 def test_garbage_from_a_container() -> None:

@@ -1,4 +1,4 @@
-"""Every state and every event of the three life cycles, written out a second time by hand.
+"""Every state and every event of the two life cycles, written out a second time by hand.
 
 Columns are events, rows are states; a cell is the next state, `.` is illegal.
 """
@@ -15,10 +15,8 @@ import pytest
 
 from lorry.errors import InternalError
 from lorry.lifecycle import container, deployment
-from lorry.lifecycle import input as inputs
 from lorry.lifecycle.container import ContainerEvent, ContainerState, container_machine
 from lorry.lifecycle.deployment import AppEvent, app_machine
-from lorry.lifecycle.input import InputEvent, InputState, input_machine
 from lorry.lifecycle.machine import Machine
 from lorry.model.records import AppState
 
@@ -48,16 +46,8 @@ APP = """
           detach   deploy   client_left calls_done replaced stop
 ephemeral detached deployed stopped     .          .        stopped
 detached  detached .        detached    stopped    .        stopped
-deployed  .        .        deployed    .          stopped  stopped
+deployed  .        deployed deployed    .          stopped  stopped
 stopped   .        .        stopped     .          .        stopped
-"""
-INPUT = """
-              dispatch result    retry         retry_due returned  container_lost refuse   cancel
-queued        running  .         .             .         .         .              finished cancelled
-running       .        finished  waiting_retry .         queued    queued         .        cancelled
-waiting_retry .        .         .             queued    .         .              finished cancelled
-finished      .        .         .             .         .         .              .        finished
-cancelled     .        cancelled .             .         cancelled cancelled      .        cancelled
 """
 
 
@@ -93,7 +83,6 @@ LIVES = {
         {"dead"},
     ),
     "app": Life(AppState, AppEvent, deployment.MOVES, app_machine, cells(APP), {"stopped"}),
-    "input": Life(InputState, InputEvent, inputs.MOVES, input_machine, cells(INPUT), {"finished", "cancelled"}),
 }
 
 every_life = pytest.mark.parametrize("life", LIVES.values(), ids=LIVES.keys())
@@ -178,10 +167,3 @@ def test_last_words_may_come_after_the_exit() -> None:
     life = container_machine("ct-1", ContainerState.BOOTING)
     life.fire(ContainerEvent.EXITED, 1.0)
     assert life.fire(ContainerEvent.BOOT_FAILED, 1.1) is ContainerState.DEAD
-
-
-def test_a_cancelled_input_drops_the_result_of_the_code_that_still_ran() -> None:
-    life = input_machine("fc-1/0/0")
-    life.fire(InputEvent.DISPATCH, 1.0)
-    life.fire(InputEvent.CANCEL, 2.0)
-    assert life.fire(InputEvent.RESULT, 3.0) is InputState.CANCELLED

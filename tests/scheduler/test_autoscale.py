@@ -342,7 +342,7 @@ def test_after_a_failed_start_one_container_is_tried_alone() -> None:
 
 
 def test_a_queue_of_microseconds_keeps_what_there_is() -> None:
-    load = a_load(busy("ct-1"), waiting=100, mean_input_seconds=50e-6, waiting_since=NOW - 0.01)
+    load = a_load(busy("ct-1"), waiting=100, mean_input_seconds=50e-6, backlog_since=NOW - 0.01)
     decision = ask(load)
     assert (decision.start, decision.reason) == (0, Reason.SHORT_QUEUE)
     assert decision.sentence.startswith("100 inputs wait, about 5 ms of work")
@@ -350,16 +350,16 @@ def test_a_queue_of_microseconds_keeps_what_there_is() -> None:
 
 
 def test_a_cold_queue_of_microseconds_gets_one_container() -> None:
-    assert ask(a_load(waiting=100, mean_input_seconds=50e-6, waiting_since=NOW)).start == 1
+    assert ask(a_load(waiting=100, mean_input_seconds=50e-6, backlog_since=NOW)).start == 1
 
 
 def test_twenty_milliseconds_of_work_are_worth_a_container() -> None:
-    assert ask(a_load(busy("ct-1"), waiting=400, mean_input_seconds=50e-6, waiting_since=NOW)).start == 3
+    assert ask(a_load(busy("ct-1"), waiting=400, mean_input_seconds=50e-6, backlog_since=NOW)).start == 3
 
 
 @pytest.mark.parametrize("since", [NOW - 0.1, None])
 def test_a_queue_that_should_be_gone_by_now_is_not_short(since: float | None) -> None:
-    load = a_load(busy("ct-1"), waiting=100, mean_input_seconds=50e-6, waiting_since=since)
+    load = a_load(busy("ct-1"), waiting=100, mean_input_seconds=50e-6, backlog_since=since)
     assert ask(load).start == 3
 
 

@@ -58,7 +58,7 @@ def loads(draw: st.DrawFn) -> FunctionLoad:
         scaling=draw(scalings),
         waiting=draw(st.sampled_from([0, 0, 1, 2, 7, 100])),
         running=sum(view.running for view in containers),
-        waiting_since=draw(st.none() | past),
+        backlog_since=draw(st.none() | past),
         max_concurrent=draw(st.integers(1, 4)),
         target_concurrent=draw(st.none() | st.integers(1, 4)),
         containers=containers,

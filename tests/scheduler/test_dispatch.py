@@ -25,6 +25,7 @@ from lorry.scheduler.dispatch import (
     Work,
 )
 from lorry.testing.simulated_audit import audit, audit_empty
+from lorry.wire.frames import HEADER_SIZE, MAX_FRAME, MAX_INLINE, pack_selection
 
 F = 1
 TIMEOUT = 10.0
@@ -672,3 +673,57 @@ def test_held_inputs_are_not_failed_by_a_start_that_failed() -> None:
     d.submit(chunk(1, again=True), 0.0)
     d.submit(call(2), 0.0)
     assert d.fail_waiting(F, Status.PLATFORM, "the import raised") == []
+
+
+def test_scattered_inputs_are_handed_out_in_parts_whose_selection_fits_into_a_frame() -> None:
+    """As a restart finds them: every other input of a large chunk has its result, and the rest runs again."""
+    d = dispatcher()
+    d.queues[F].share = 100_000
+    scattered = sel.from_indices(range(0, 5000, 2))
+    work = call(indices=scattered, count=2500, total=5000, journaled=True, batch=True, again=True)
+    assert d.submit(work, 0.0) == []
+    sent: Selection = ()
+    effects = ready(d)
+    while effects:
+        send = only_send(effects)
+        payload = b"x" * MAX_INLINE
+        assert HEADER_SIZE + len(pack_selection(send.work.indices)) + len(payload) <= MAX_FRAME
+        sent = sel.union(sent, send.work.indices)
+        effects = ends(d, send).effects
+    assert sent == scattered
+    audit_empty(d)
+
+
+def test_an_input_that_passes_the_memory_limit_alone_is_tried_twice() -> None:
+    d = dispatcher()
+    d.submit(call(), 0.0)
+    (send,) = sends(ready(d, "a"))
+    assert d.lost(send.container, "OutOfMemoryError: too much", 1.0, memory=True) == []
+    (send,) = sends(ready(d, "b"))
+    (end,) = d.lost(send.container, "OutOfMemoryError: too much", 2.0, memory=True)
+    assert isinstance(end, Finish)
+    assert end.status is Status.LOST
+    assert end.text.startswith("OutOfMemoryError: too much. The input was alone in the container, 2 times")
+    audit_empty(d)
+
+
+def test_many_inputs_that_pass_the_memory_limit_together_are_halved_until_one_is_alone() -> None:
+    d = dispatcher()
+    d.queues[F].share = 8
+    d.submit(chunk(8), 0.0)
+    deaths, ended = 0, []
+    effects = ready(d, "ct-0")
+    while effects:
+        for send in sends(effects):
+            if sel.covers(send.work.indices, ((5, 6),)):  # input 5 takes too much
+                deaths += 1
+                ended += [e for e in d.lost(send.container, "memory", 1.0, memory=True) if isinstance(e, Finish)]
+                effects = ready(d, f"ct-{deaths}")
+            else:
+                effects = ends(d, send).effects
+            break
+        else:
+            break
+    assert [end.indices for end in ended] == [((5, 6),)]
+    assert deaths == 3 + 2  # 8, 4, 2, and twice alone
+    audit_empty(d)

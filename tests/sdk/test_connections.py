@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -173,3 +174,54 @@ def test_a_connection_that_was_refused_is_none(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(exception.VersionError):
             stranger.open()
         assert stranger.sock is None
+
+
+# Inputs that come slowly, and many at once
+
+
+def slowly(count: int) -> Iterator[int]:
+    """Like a queue or a sensor: the next input comes only after the output of the one before was seen."""
+    for n in range(count):
+        yield n
+        assert seen.wait(20), f"the output of input {n} is held back"
+        seen.clear()
+
+
+seen = threading.Event()
+
+
+def test_an_output_does_not_wait_for_inputs_that_have_not_come_yet() -> None:
+    list(calls.square.map(range(2000)))  # inputs are known to be short: chunks are large
+    for n, output in enumerate(calls.square.map(slowly(30))):
+        assert output == n * n
+        seen.set()
+    assert n == 29
+
+
+def test_nor_does_it_on_a_loop() -> None:
+    async def slowly() -> AsyncIterator[int]:
+        for n in range(30):
+            yield n
+            await asyncio.wait_for(output_seen.wait(), 20)
+            output_seen.clear()
+
+    output_seen = asyncio.Event()
+
+    async def main() -> list[int]:
+        found = []
+        async for output in calls.square.map.aio(slowly()):
+            found.append(output)
+            output_seen.set()
+        return found
+
+    assert asyncio.run(main()) == [n * n for n in range(30)]
+
+
+def test_inputs_that_come_in_bursts_keep_their_order() -> None:
+    def bursts() -> Iterator[int]:
+        for n in range(20_000):
+            if n % 3001 == 0:
+                time.sleep(0.05)
+            yield n
+
+    assert list(calls.square.map(bursts())) == [n * n for n in range(20_000)]

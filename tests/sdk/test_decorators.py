@@ -45,6 +45,65 @@ WRONG: dict[str, tuple[str, Callable[[], Any]]] = {
     "an impossible time-out": ("timeout", lambda: make_app().function(timeout="soon")),
     "an impossible name": ("letters, digits", lambda: lorry.App("a name")),
     "a default that cannot travel": ("str, int, bytes or bool", lambda: lorry.parameter(default=[])),
+    "max_inputs that is no number": ("max_inputs='3' must be a whole", lambda: make_app().function(max_inputs="3")),
+    "max_inputs of none": ("max_inputs=0 must be a whole", lambda: make_app().cls(max_inputs=0)),
+    "env that is no dict": ("env must be a dict of texts", lambda: make_app().function(env=["A=1"])),
+    "env with a number": ('value of A must be a text such as "1", not 1', lambda: make_app().function(env={"A": 1})),
+    "env with an impossible name": ("'A=' cannot be a name", lambda: make_app().function(env={"A=": "1"})),
+    "tags that are no dict": ("tags must be a dict of texts", lambda: make_app().function(tags="x")),
+    "tags with a number": ("tags: the value of team", lambda: make_app().function(tags={"team": 1})),
+    "tags of the app": ("tags: the value of team", lambda: lorry.App(tags={"team": 1})),  # type: ignore[dict-item]
+    "secrets by name": (
+        r"secrets=.*lorry\.Secret\.from_name\('hub'\)",
+        lambda: make_app().function(secrets=["hub"]),
+    ),
+    "secrets of the app": ("secrets= takes", lambda: lorry.App(secrets=[1])),
+    "volumes as a list": ("volumes= takes a dict", lambda: make_app().function(volumes=["/data"])),
+    "volumes by name": (
+        r"'/data' has 'corpus'; see lorry\.Volume\.from_name\('corpus'\)",
+        lambda: make_app().function(volumes={"/data": "corpus"}),
+    ),
+    "volumes of the app": ("must be absolute", lambda: lorry.App(volumes={"data": lorry.Volume.from_name("v")})),
+    "a volume in place of /tmp": (
+        "take the place of /tmp",
+        lambda: make_app().function(volumes={"//tmp/": lorry.Volume.from_name("v")}),
+    ),
+    "two volumes at one place": (
+        "two volumes are mounted at /data",
+        lambda: make_app().function(
+            volumes={"/data": lorry.Volume.from_name("v"), "/data/": lorry.Volume.from_name("w")}
+        ),
+    ),
+    "the app's volume at another place": (
+        "the same volume is mounted at /data and /more",
+        lambda: lorry.App(volumes={"/data": lorry.Volume.from_name("v")}).function(
+            volumes={"/more": lorry.Volume.from_name("v")}
+        ),
+    ),
+    "a flag that is a text": ("must be True or False, not 'no'", lambda: make_app().function(block_network="no")),
+    "a flag that is a number": ("serialized must be True", lambda: make_app().function(serialized=1)),
+    "a flag of the app": ("include_source must be", lambda: lorry.App(include_source="no")),  # type: ignore[arg-type]
+    "a flag of enter": ("snap must be True or False", lambda: lorry.enter(snap="x")),  # type: ignore[arg-type]
+    "a flag of method": ("is_generator must be", lambda: lorry.method(is_generator=1)),  # type: ignore[arg-type]
+    "target_inputs that is a flag": (
+        "between 1 and",
+        lambda: lorry.concurrent(max_inputs=2, target_inputs=True),
+    ),
+    "a name with a space": ("a function's name has 1 to 64", lambda: make_app().function(name="a b")),
+    "a name that is a number": ("name=5", lambda: make_app().function(name=5)),
+    "an entrypoint's name": ("name='a b'", lambda: make_app().local_entrypoint(name="a b")),
+    "a region that is a number": ("region must be a text", lambda: make_app().function(region=5)),
+    "a cloud that is a list": ("cloud must be a text", lambda: make_app().function(cloud=["x"])),
+    "a priority that is a text": ("priority must be a whole number", lambda: make_app().function(priority="high")),
+    "experimental options as text": (
+        "experimental_options must be",
+        lambda: make_app().function(experimental_options="x"),
+    ),
+    "with_options with nonsense": (
+        "env must be a dict",
+        lambda: make_app().function()(f).with_options(env="x"),
+    ),
+    "a deployment's impossible name": ("letters, digits", lambda: make_app().deploy(name="a name")),
     "not in this version": ("not in this version", lambda: lorry.batched(max_batch_size=1)),
 }
 
@@ -160,3 +219,79 @@ def test_inside_the_class_methods_call_each_other_and_enter_runs_first() -> None
 def test_a_handle_is_not_called_directly() -> None:
     with pytest.raises(TypeError, match=r"f\.remote.*f\.local"):
         make_app().function()(f)()
+
+
+ACCEPTED: dict[str, Any] = {
+    "image": lorry.Image.debian_slim(),
+    "schedule": "0 9 * * 1",
+    "env": {"A": "1"},
+    "secrets": [lorry.Secret.from_name("s")],
+    "gpu": ["H100", "A100-80GB:2"],
+    "serialized": True,
+    "volumes": {"/data": lorry.Volume.from_name("v")},
+    "cpu": (1, 2.5),
+    "memory": "8GB",
+    "ephemeral_disk": 1024,
+    "min_containers": 1,
+    "max_containers": 2,
+    "buffer_containers": 1,
+    "scaledown_window": "2m",
+    "retries": lorry.Retries(max_retries=2),
+    "timeout": "24h",
+    "startup_timeout": 60,
+    "name": "other",
+    "is_generator": False,
+    "region": ["eu", "us-east"],
+    "cloud": "auto",
+    "nonpreemptible": True,
+    "enable_memory_snapshot": True,
+    "block_network": True,
+    "single_use_containers": True,
+    "include_source": False,
+    "max_inputs": 10,
+    "experimental_options": {"x": 1},
+    "resumable": True,
+    "budget": 5,
+    "priority": 1,
+    "limits": "lambda",
+    "tags": {"team": "a"},
+    "restrict_modal_access": True,
+    "restrict_access": True,
+    "proxy": "p",
+}
+"""A right value of each parameter in docs/reference/function.md."""
+
+
+def test_every_parameter_has_a_right_value_here() -> None:
+    from lorry.sdk.options import KNOWN
+
+    assert ACCEPTED.keys() == KNOWN
+
+
+@pytest.mark.filterwarnings("ignore:@app")
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_right_values_are_accepted_and_none_is_the_same_as_nothing(name: str) -> None:
+    from lorry.sdk.options import NOT_CLS
+
+    class C:
+        @lorry.method()
+        def m(self) -> None: ...
+
+    for value in (ACCEPTED[name], None):
+        assert make_app().function(**{name: value})(f).options.get(name) == value
+        if name not in NOT_CLS:
+            assert make_app().cls(**{name: value})(C).options.get(name) == value
+
+
+def test_a_parameter_without_effect_warns_for_the_line_of_the_decorator() -> None:
+    with pytest.warns(UserWarning, match="resumable= is accepted, but") as caught:
+        make_app().function(resumable=True)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", ["a b", "", "-x", "x" * 65, 5])
+def test_a_name_of_an_app_is_checked_wherever_it_is_given(name: Any) -> None:
+    app = make_app()
+    with pytest.raises(InvalidError, match="letters, digits"):
+        app.name = name
+    assert app.name == "test"

@@ -138,6 +138,12 @@ def test_retries() -> None:
     assert "max_retries=2" in repr(Retries(max_retries=2))
 
 
+@pytest.mark.parametrize("changes", [{"backoff_coefficient": "2"}, {"initial_delay": None}, {"max_delay": "1m"}])
+def test_delays_that_are_no_numbers_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidError, match=f"{next(iter(changes))}=.* must be"):
+        Retries(max_retries=1, **changes)
+
+
 @pytest.mark.parametrize("value", [-1, True, "3", 1.5])
 def test_impossible_retries_are_refused(value: Any) -> None:
     with pytest.raises(InvalidError):

@@ -1,14 +1,20 @@
-"""Ids of secrets tell equal content, and nothing about it to who sees them."""
+"""Ids of secrets tell equal content, and nothing about it to who sees them. Uploads arrive whole or not at all."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from lorry.clock import ManualClock
+from lorry.sdk.steps import Ask
+from lorry.sdk.upload import PIECE, upload_bytes
 from lorry.server.api_objects import ObjectApi
+from lorry.storage.blobs import BlobStore
 from lorry.storage.secrets import SecretBox
 from lorry.store.memory import MemoryStore
 
@@ -38,3 +44,39 @@ def test_half_done_uploads_end_with_their_client(tmp_path: Path) -> None:
     objects.forget(mine)
     assert len(aborted) == 2
     assert len(objects._uploads) == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, 3 * PIECE, 3 * PIECE + 5])
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_an_upload_that_loses_its_server_begins_again(tmp_path: Path, size: int, lost: int) -> None:
+    """Before piece `lost` the connection ends: the next server, or the same one, knows nothing of the pieces."""
+    blobs = BlobStore(tmp_path / "blobs")
+    provision: Any = SimpleNamespace(blobs=blobs, secrets=None)
+    objects = ObjectApi(ManualClock(), MemoryStore(), provision)
+    data = bytes(range(251)) * (size // 251 + 1)
+    steps = upload_bytes(data[:size])
+    session, sent = object(), 0
+    step = next(steps)
+    try:
+        while True:
+            assert isinstance(step, Ask)
+            if step.method == "blob_put":
+                if sent == lost:
+                    objects.forget(session)  # type: ignore[arg-type]
+                    session = object()
+                sent += 1
+            step = steps.send(asyncio.run(getattr(objects, step.method)(session, step.params, 1)))
+    except StopIteration as ended:
+        digest = ended.value
+    assert blobs.path(digest).read_bytes() == data[:size]
+    assert sent <= lost + 1 + size // PIECE + 1
+
+
+def test_a_last_piece_that_is_asked_again_finds_the_file_there(tmp_path: Path) -> None:
+    provision: Any = SimpleNamespace(blobs=BlobStore(tmp_path / "blobs"), secrets=None)
+    objects = ObjectApi(ManualClock(), MemoryStore(), provision)
+    params = {"digest": hashlib.sha256(b"x").hexdigest(), "offset": 0, "data": "eA==", "last": True}
+    for session in (object(), object()):
+        reply = asyncio.run(objects.blob_put(session, params, 1))  # type: ignore[arg-type]
+        assert reply["done"]
+    assert objects._uploads == {}

@@ -17,7 +17,7 @@ from lorry.server import journal as module
 from lorry.server.journal import Journal, Outcome, new_call
 from lorry.server.parcels import Broker, Parcel, Spool
 from lorry.store.memory import MemoryStore
-from lorry.wire.frames import Flag, Kind, unpack_selection
+from lorry.wire.frames import HEADER_SIZE, MAX_FRAME, MAX_INLINE, Flag, Kind, unpack_selection
 
 CALL = bytes(range(16))
 
@@ -126,6 +126,32 @@ def test_large_results_are_files_and_their_descriptors_end_with_their_readers(be
         gone.close()
         bench.journal.subscribe(CALL, gone)  # type: ignore[arg-type]
         assert open_descriptors() == before
+
+    run(main())
+
+
+def test_files_of_large_payloads_go_when_nothing_needs_them(bench: Bench, tmp_path: Path) -> None:
+    def files() -> int:
+        return len(list(tmp_path.glob("*/*")))
+
+    async def main() -> None:
+        client, container = FakePeer(), FakePeer()
+        await bench.call(keep=False)
+        assert await bench.journal.accept_chunk(CALL, 0, 4, bench.segment(client))
+        assert not await bench.journal.accept_chunk(CALL, 0, 4, bench.segment(client, 2)), "sent a second time"
+        assert files() == 1
+        await bench.record(((0, 2),), bench.segment(container))
+        assert files() == 2, "half of its inputs may run again"
+        await bench.record(((1, 3),), bench.segment(container, 2))
+        assert files() == 2, "a second result for an input was kept"
+        await bench.record(((2, 4),), bench.segment(container, 3))
+        assert files() == 2, "the inputs are over, both results wait"
+        await bench.journal.acknowledge(CALL, 0, ((0, 1),))
+        assert files() == 2, "half of a result was read"
+        await bench.journal.acknowledge(CALL, 0, ((1, 2),))
+        assert files() == 1
+        await bench.journal.acknowledge(CALL, 0, ((2, 4),))
+        assert files() == 0
 
     run(main())
 
@@ -253,5 +279,21 @@ def test_what_will_never_come_is_told_at_once(bench: Bench) -> None:
         await bench.record(((0, 1),))
         with pytest.raises(errors.NotFoundError, match="no such input"):
             await bench.journal.fetch(FakePeer(), 1, CALL, 0, 5, None)  # type: ignore[arg-type]
+
+    run(main())
+
+
+def test_one_outcome_of_scattered_inputs_goes_in_frames_that_are_not_too_large(bench: Bench) -> None:
+    async def main() -> None:
+        await bench.call()
+        await bench.journal.accept_chunk(CALL, 0, 5000, Parcel(b"inputs"))
+        peer = FakePeer()
+        bench.journal.subscribe(CALL, peer)  # type: ignore[arg-type]
+        scattered = tuple((i, i + 1) for i in range(0, 5000, 2))
+        text = Parcel(b"x" * MAX_INLINE)
+        bench.journal.record(Outcome(CALL, 0, scattered, Status.CANCELLED, text, 0, False))
+        await bench.journal.settle()
+        assert sum(covered(peer), ()) == scattered
+        assert max(HEADER_SIZE + len(body) for _, body in peer.got) <= MAX_FRAME
 
     run(main())

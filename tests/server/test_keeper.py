@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -21,6 +22,11 @@ spec = importlib.util.spec_from_file_location("keeper", {path!r})
 keeper = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(keeper)
 keeper.MAX_FAILURES, keeper.RESTART_MAX = 3, 0.02
+lock = keeper.lock
+def noted(state):
+    open(sys.argv[-1] + "/tries", "a").write("lock\\n")
+    return lock(state)
+keeper.lock = noted
 sys.exit(keeper.main(sys.argv[1], sys.argv[2], sys.argv[3:]))
 """
 
@@ -89,6 +95,18 @@ def test_a_second_keeper_of_the_same_state_leaves_at_once(bench: Bench) -> None:
     assert (bench.state / "lock").read_text() == str(first.pid)
     assert first.poll() is None
     assert (bench.runtime / "s").exists()
+
+
+def test_a_keeper_takes_over_from_one_that_is_ending(bench: Bench) -> None:
+    """One that ends removes its sockets before it is gone: a client that comes in between starts the next one."""
+    bench.state.mkdir()
+    with (bench.state / "lock").open("w") as ending:
+        fcntl.flock(ending, fcntl.LOCK_EX)
+        successor = bench.start(NOTE + "time.sleep(60)")
+        wait_until(lambda: len(bench.lines("tries")) > 1)
+        assert not bench.lines("pids")
+    wait_until(lambda: bench.lines("pids"))
+    assert (bench.state / "lock").read_text() == str(successor.pid)
 
 
 def test_sigterm_ends_the_worker_and_waits_for_it(bench: Bench) -> None:

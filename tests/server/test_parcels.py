@@ -244,6 +244,15 @@ def test_a_payload_that_its_owner_cut_short_is_an_error_not_an_endless_loop(spoo
         spool.write(CALL, parcel)
 
 
+def test_what_a_dead_worker_wrote_by_half_is_removed(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / CALL.hex()).mkdir(exist_ok=True)
+    (tmp_path / CALL.hex() / "abc.part").write_bytes(b"x")
+    (tmp_path / CALL.hex() / "whole").write_bytes(b"x")
+    again = Spool(tmp_path, Broker())
+    assert [path.name for path in tmp_path.glob("*/*")] == ["whole"]
+    assert again.holds(CALL)
+
+
 def test_payloads_of_calls_that_are_no_more_are_collected_but_not_young_ones(spool: Spool, tmp_path: Path) -> None:
     spool.write(CALL, receive(spool._broker, FakePeer()))
     folder = tmp_path / "spool" / CALL.hex()

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from blob_writing import put
 
 from lorry.errors import InvalidError, NotFoundError
 from lorry.storage.blobs import BlobStore
@@ -27,7 +28,7 @@ def listing(tree: Path) -> dict[str, bytes]:
 
 
 def test_a_manifest_becomes_a_folder(trees: TreeStore, blobs: BlobStore) -> None:
-    a, b = blobs.put(b"a"), blobs.put(b"b")
+    a, b = put(blobs, b"a"), put(blobs, b"b")
     manifest = [("pkg/__init__.py", a, 0o644), ("pkg/sub/run.sh", b, 0o755), ("main.py", a, 0o644)]
     tree = trees.ensure(manifest)
     assert tree.name == digest_of(manifest)
@@ -43,7 +44,7 @@ def test_a_manifest_becomes_a_folder(trees: TreeStore, blobs: BlobStore) -> None
 
 
 def test_equal_modes_share_the_blob_and_others_copy(trees: TreeStore, blobs: BlobStore) -> None:
-    digest = blobs.put(b"x")
+    digest = put(blobs, b"x")
     tree = trees.ensure([("same", digest, 0o644), ("other", digest, 0o755)])
     assert (tree / "same").samefile(blobs.path(digest))
     assert not (tree / "other").samefile(blobs.path(digest))
@@ -57,7 +58,7 @@ def test_files_are_copied_where_links_are_impossible(
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    digest = blobs.put(b"x")
+    digest = put(blobs, b"x")
     tree = trees.ensure([("file", digest, 0o644)])
     assert (tree / "file").read_bytes() == b"x"
     assert (tree / "file").stat().st_mode & 0o777 == 0o644
@@ -65,7 +66,7 @@ def test_files_are_copied_where_links_are_impossible(
 
 
 def test_order_does_not_matter_and_content_does(trees: TreeStore, blobs: BlobStore) -> None:
-    a, b = blobs.put(b"a"), blobs.put(b"b")
+    a, b = put(blobs, b"a"), put(blobs, b"b")
     manifest = [("x", a, 0o644), ("y", b, 0o644)]
     assert trees.ensure(manifest) == trees.ensure(manifest[::-1])
     assert trees.ensure([("x", b, 0o644), ("y", a, 0o644)]) != trees.ensure(manifest)
@@ -79,7 +80,7 @@ def test_order_does_not_matter_and_content_does(trees: TreeStore, blobs: BlobSto
 )
 def test_paths_that_are_not_plain_are_refused(trees: TreeStore, blobs: BlobStore, path: str) -> None:
     with pytest.raises(InvalidError):
-        trees.ensure([(path, blobs.put(b"x"), 0o644)])
+        trees.ensure([(path, put(blobs, b"x"), 0o644)])
     assert list(trees._root.iterdir()) == []
 
 
@@ -88,18 +89,18 @@ def test_a_path_cannot_pass_through_a_file_or_come_twice(
     trees: TreeStore, blobs: BlobStore, paths: tuple[str, str]
 ) -> None:
     with pytest.raises(InvalidError):
-        trees.ensure([(path, blobs.put(b"x"), 0o644) for path in paths])
+        trees.ensure([(path, put(blobs, b"x"), 0o644) for path in paths])
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o755])
 def test_a_missing_blob_is_named_and_leaves_nothing(trees: TreeStore, blobs: BlobStore, mode: int) -> None:
     with pytest.raises(NotFoundError, match="ab" * 32):
-        trees.ensure([("here", blobs.put(b"x"), 0o644), ("gone", "ab" * 32, mode)])
+        trees.ensure([("here", put(blobs, b"x"), 0o644), ("gone", "ab" * 32, mode)])
     assert list(trees._root.iterdir()) == []
 
 
 def test_builders_of_one_tree_do_not_collide(tmp_path: Path, blobs: BlobStore) -> None:
-    manifest = [(f"d{n % 7}/f{n}", blobs.put(b"%d" % n), 0o644) for n in range(60)]
+    manifest = [(f"d{n % 7}/f{n}", put(blobs, b"%d" % n), 0o644) for n in range(60)]
     stores = [TreeStore(tmp_path / "trees", blobs) for _ in range(4)]
     barrier, built = threading.Barrier(4), []
 
@@ -119,7 +120,7 @@ def test_builders_of_one_tree_do_not_collide(tmp_path: Path, blobs: BlobStore) -
 
 
 def test_the_slower_builder_takes_the_tree_of_the_faster(trees: TreeStore, blobs: BlobStore) -> None:
-    manifest = [("x", blobs.put(b"x"), 0o644)]
+    manifest = [("x", put(blobs, b"x"), 0o644)]
     place = trees._place
 
     def overtaken(*arguments: object) -> None:
@@ -141,7 +142,7 @@ def test_half_built_trees_are_removed_at_start(tmp_path: Path, blobs: BlobStore)
 
 
 def test_collect_deletes_the_other_trees_and_no_blob(trees: TreeStore, blobs: BlobStore) -> None:
-    digest = blobs.put(b"x")
+    digest = put(blobs, b"x")
     kept, gone = (trees.ensure([(name, digest, 0o644)]) for name in ("kept", "sub/gone"))
     assert trees.collect({kept.name}) == 1
     assert listing(kept) == {"kept": b"x"}

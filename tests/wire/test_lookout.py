@@ -16,13 +16,15 @@ from lorry.wire.lookout import MAX_PAUSE, Lookout
 
 class CountingSocket(socket.socket):
     looks = 0
-    """Receptions that do not wait."""
+    """Receptions that do not wait, counted when they are over."""
 
     def recvmsg(
         self, size: int, ancillary: int = 0, flags: int = 0
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
-        self.looks += bool(flags & socket.MSG_DONTWAIT)
-        return super().recvmsg(size, ancillary, flags)
+        try:
+            return super().recvmsg(size, ancillary, flags)
+        finally:
+            self.looks += bool(flags & socket.MSG_DONTWAIT)
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def pair() -> Iterator[tuple[CountingSocket, socket.socket]]:
 
 
 def send_once_it_sleeps(waiter: CountingSocket, far: socket.socket, number: int) -> threading.Thread:
-    """Sends from another thread; `waiter` looks in vain first, because the thread waits for a look."""
+    """Sends from another thread, which waits until `waiter` has looked in vain."""
     looks = waiter.looks
 
     def send() -> None:

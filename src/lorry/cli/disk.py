@@ -40,14 +40,14 @@ def df(as_json: tables.AsJson = False) -> None:
 @prune_command.command("prune")
 def prune(
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Also caches and images that no living app uses, however young.")
+        bool, typer.Option("--all", "-a", help="Also logs, caches and images that no living app uses, however young.")
     ] = False,
     yes: Yes = False,
     as_json: tables.AsJson = False,
 ) -> None:
-    """Delete what no living app uses: old files, images, and logs of stopped apps. Never volumes or secrets."""
-    more = ", caches and unused images" if everything else ""
-    confirm(f"Delete unused files, old images, logs of stopped apps{more}?", yes)
+    """Delete what no living app uses: old files and images. Never volumes or secrets."""
+    more = ", unused images, caches, logs of stopped apps" if everything else ""
+    confirm(f"Delete unused files, old images{more}?", yes)
     try:
         freed = asking.look("prune", all=everything)["freed"]
     except NoState:

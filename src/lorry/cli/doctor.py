@@ -62,13 +62,11 @@ def _python() -> Iterator[Check]:
 
 
 def _system() -> Iterator[Check]:
+    from lorry import _NEEDS_LINUX
+
     text = f"{platform.system()} {platform.release()}"
     linux = sys.platform == "linux"
-    yield Check(
-        name="system",
-        verdict="ok" if linux else "note",
-        text=text if linux else f"{text}: volumes by path and templates need Linux",
-    )
+    yield Check(name="system", verdict="ok" if linux else "fail", text=text if linux else f"{text}: {_NEEDS_LINUX}")
 
 
 def _isolation() -> Iterator[Check]:

@@ -142,11 +142,14 @@ def _run(target: Target, rest: list[str], values: dict[str, Any], options: Optio
     if options.detach and not target.is_local and inspect.isgeneratorfunction(target.raw):
         raise errors.InvalidError(f"{target.name} is a generator: somebody must read it, so it cannot be detached")
     call = _detached_call(target, values) if options.detach else _call(target, rest, values)
-    if not config.resolve().client_socket.exists():
+    starting = not config.resolve().client_socket.exists()
+    if starting:
         display.note("Starting the Lorry server …")
     with app.run(detach=options.detach):
         app_id = app.app_id
         assert app_id is not None
+        if starting:
+            _tell_what_isolates(display)
         display.note(f"App {app.name or 'unnamed'} is up: {app_id} ({_objects(target)})")
         try:
             result = call()
@@ -158,6 +161,17 @@ def _run(target: Target, rest: list[str], values: dict[str, Any], options: Optio
     if options.detach:
         _tell_how_to_go_on(app_id, options)
     return result
+
+
+def _tell_what_isolates(display: Display) -> None:
+    from lorry.cli import asking
+
+    status = asking.running()
+    if status is not None and status["sandbox"] == "process":
+        display.note(
+            "Containers are not isolated from this machine (tier process): no Volumes, no added files. "
+            "`lorry doctor` says what is in the way"
+        )
 
 
 def _objects(target: Target) -> str:

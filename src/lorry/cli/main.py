@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,9 @@ _COMMANDS = {
 
 
 def main() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed (`>&-`): whoever prints would fail
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
     sys.exit(run(sys.argv[1:]))
 
 
@@ -33,12 +37,18 @@ def run(words: Sequence[str]) -> int:
     from lorry import errors
 
     try:
+        if sys.platform != "linux" and words and words[0] not in ("doctor", "--version"):
+            from lorry import _NEEDS_LINUX
+
+            raise errors.ResourceError(_NEEDS_LINUX)
         if words and words[0] == "run":
             from lorry.cli.run import fast
 
             code = fast(words[1:])
             if code is not None:
                 return code
+        if words and words[0] and not words[0].startswith("-") and words[0] not in _COMMANDS:
+            return _no_such_command(words[0])
         code = _typer(list(words))
         sys.stdout.flush()
         return code
@@ -49,9 +59,19 @@ def run(words: Sequence[str]) -> int:
 
         hush()
         return EXIT_READER_GONE
-    except errors.Error as problem:
+    except (errors.Error, OSError) as problem:  # OSError: stdout on a full disk, a folder that may not be written
         print(f"Error: {problem}", file=sys.stderr)
         return 1
+
+
+def _no_such_command(word: str) -> int:
+    import difflib
+
+    place = word.partition("::")[0]
+    close = difflib.get_close_matches(word, _COMMANDS, 1)
+    wanted = f"run {word}" if place.endswith(".py") else close[0] if close else "--help"
+    print(f"Usage: lorry COMMAND …\nError: there is no command {word!r}; see lorry {wanted}", file=sys.stderr)
+    return 2
 
 
 def _typer(words: list[str]) -> int:
@@ -91,11 +111,13 @@ def _root() -> Any:
 
             module, _, name = _COMMANDS[cmd_name].partition(":")
             found = getattr(importlib.import_module(f"lorry.cli.{module}"), name)
+            found.rich_markup_mode = None  # frames around the help cost 70 ms, and room on a narrow terminal
             command = typer.main.get_command(found)
             command.name = cmd_name
             return command
 
-    root = typer.Typer(cls=Lazy, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+    names = {"help_option_names": ["-h", "--help"]}
+    root = typer.Typer(cls=Lazy, no_args_is_help=True, context_settings=names, rich_markup_mode=None)
 
     def show_version(wanted: bool) -> None:
         if wanted:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lorry import errors
 from lorry.cli.arguments import HelpWanted, Signature, UsageError, signature_of
 from lorry.cli.execution import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, Options, execute
 
@@ -51,11 +53,21 @@ def run_target(reference: str, words: list[str], *, is_module: bool, options: Op
         tracebacks.show(problem)
         return EXIT_ERROR
     if options.name:
-        target.app.name = options.name
+        try:
+            target.app.name = options.name
+        except errors.InvalidError as wrong:
+            print(f"Error: {wrong}", file=sys.stderr)
+            return EXIT_USAGE
     elif target.app.name is None and place != targets.STDIN:
-        target.app.name = module.__name__.rpartition(".")[2]
+        target.app.name = _as_name(module.__name__)
     command = f"lorry run {'-m ' if is_module else ''}{place}::{target.name}"
     return _with_arguments(target, command, words, options)
+
+
+def _as_name(module: str) -> str | None:
+    """Of an app without one: its file's name, as far as the name of an app may look like it."""
+    words = re.findall(r"[a-zA-Z0-9_-]+", module.rpartition(".")[2])
+    return "-".join(words).lstrip("_-")[:64] or None
 
 
 def _with_arguments(target: Target, command: str, words: list[str], options: Options) -> int:

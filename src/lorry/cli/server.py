@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 from collections import deque
@@ -37,27 +38,50 @@ def start() -> None:
 @commands.command()
 def stop(force: Force = False) -> None:
     """End it and wait until it is gone. Deployed apps come back with its next start."""
-    status = asking.running()
-    if status is None:
-        print("No server is running.")
-        return
-    _stop(force)
-    print("Stopped.")
+    print("Stopped." if _stop("stop", force) else "No server is running.")
 
 
 @commands.command()
-def restart(force: Force = False) -> None:
-    """Stop it and start it again, with the version of Lorry that is installed now."""
-    if asking.running() is not None:
-        _stop(force)
+def restart(
+    force: Annotated[
+        bool, typer.Option("-f", "--force", help="Even a server that does not speak our protocol.")
+    ] = False,
+) -> None:
+    """End it and start the version of Lorry that is installed now. Apps and containers go on meanwhile."""
+    _stop("restart", force)
     status = asking.act("server_status")
     print(f"Started: pid {status['keeper']}, version {status['version']}")
 
 
-def _stop(force: bool) -> None:
-    keeper = int(asking.act("server_stop", force=force)["keeper"])
-    if not gone(keeper, STOP_PATIENCE):
-        raise errors.Error(f"the server (pid {keeper}) has not ended in {STOP_PATIENCE:g} s; see `lorry server logs`")
+def _stop(command: str, force: bool) -> bool:
+    """Whether there was one."""
+    try:
+        if asking.running() is None:
+            return False
+        answer = asking.act("server_stop", force=force, restart=command == "restart")
+    except errors.VersionError as other:
+        if not force:
+            raise errors.VersionError(
+                f"{other}: `lorry server {command} --force`, because it cannot be asked whether apps run"
+            ) from None
+        _wait_for_end(_terminate())
+        return True
+    # The worker first: it may have lost its keeper, and a new server must not start beside it.
+    _wait_for_end(int(answer["worker"]))
+    _wait_for_end(int(answer["keeper"]))
+    return True
+
+
+def _terminate() -> int:
+    """End a server that does not speak our protocol. It answers, so its keeper holds the lock, which names it."""
+    keeper = int((config.resolve().state_dir / "lock").read_text())
+    os.kill(keeper, signal.SIGTERM)
+    return keeper
+
+
+def _wait_for_end(pid: int) -> None:
+    if not gone(pid, STOP_PATIENCE):
+        raise errors.Error(f"the server (pid {pid}) has not ended in {STOP_PATIENCE:g} s; see `lorry server logs`")
 
 
 def gone(pid: int, seconds: float) -> bool:
@@ -102,7 +126,7 @@ def status(as_json: tables.AsJson = False) -> None:
 def _described(status: dict[str, Any]) -> list[list[str]]:
     gpus = ", ".join(f"{gpu['model']} ({units.mebibytes(gpu['memory_mib'])})" for gpu in status["gpus"])
     return [
-        ["version", status["version"]],
+        ["version", _version(status["version"])],
         ["running", f"since {units.moment(status['started_at'])}, pid {status['keeper']}"],
         ["isolation", status["sandbox"]],
         ["machine", f"{status['cores']:g} cores, {units.mebibytes(status['memory_mib'])}, {gpus or 'no GPU'}"],
@@ -110,6 +134,12 @@ def _described(status: dict[str, Any]) -> list[list[str]]:
         ["containers", str(status["containers"])],
         ["state", status["state_dir"]],
     ]
+
+
+def _version(theirs: str) -> str:
+    from lorry import __version__
+
+    return theirs if theirs == __version__ else f"{theirs}; this is {__version__}: lorry server restart"
 
 
 @commands.command()

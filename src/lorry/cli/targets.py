@@ -70,12 +70,10 @@ def _no_file(place: str) -> str:
         return f"{place} is a folder: name a file in it, or a module with -m"
     if Path(f"{place}.py").is_file():
         return f"there is no file {place}; did you mean {place}.py?"
-    try:
-        found = importlib.util.find_spec(place.partition(".")[0]) if "/" not in place else None
-    except (ImportError, ValueError):
-        found = None
-    hint = f"; for a module: lorry run -m {place}" if found else ""
-    return f"there is no file {place} in {Path.cwd()}{hint}"
+    module = Path(place.replace(".", "/"))
+    hint = f"; for a module: lorry run -m {place}" if module.is_dir() or module.with_suffix(".py").is_file() else ""
+    where = "" if Path(place).is_absolute() else f" in {Path.cwd()}"
+    return f"there is no file {place}{where}{hint}"
 
 
 def _imported(name: str) -> ModuleType:
@@ -96,8 +94,9 @@ def _load_file(path: Path) -> ModuleType:
         folder = folder.parent
     name = ".".join(names)
     known = sys.modules.get(names[0])
-    if known is not None and not _lies_below(known, folder):
-        raise InvalidError(f"{path.name} has the name of a module that is in use here ({names[0]}): rename the file")
+    if names[0] in sys.stdlib_module_names or (known is not None and not _lies_below(known, folder)):
+        what = "one of Python's own modules" if names[0] in sys.stdlib_module_names else "a module that is in use here"
+        raise InvalidError(f"{path.name} has the name of {what} ({names[0]}) and would hide it: rename the file")
     sys.path.insert(0, str(folder))
     if len(names) > 1:
         return importlib.import_module(name)

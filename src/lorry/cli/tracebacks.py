@@ -35,10 +35,15 @@ def show(problem: BaseException) -> None:
 def advise_missing_module(problem: BaseException) -> None:
     """An import that failed while the user's file was loaded *here*: say that it need not work here."""
     if isinstance(problem, ModuleNotFoundError) and problem.name:
+        from lorry.images.advice import distribution_of
+
         top = problem.name.partition(".")[0]
         problem.add_note(
-            f"{top} is not installed in this Python ({sys.prefix}). If only the container needs it, import it inside "
-            "the function, or here in a block:\n  with image.imports():\n      import " + top
+            f"{top} is not installed in this Python ({sys.prefix}). If only the container needs it, name it in the "
+            "image, and import it inside the function, or here in a block:\n"
+            f'  image = lorry.Image.debian_slim().uv_pip_install("{distribution_of(problem.name)}")'
+            f"   # and @app.function(image=image)\n"
+            f"  with image.imports():\n      import {top}"
         )
 
 

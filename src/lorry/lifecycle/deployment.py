@@ -16,7 +16,7 @@ class AppEvent(StrEnum):
     DETACH = "detach"
     """The client asked that the app goes on without it."""
     DEPLOY = "deploy"
-    """Everything that the deployment needs is here: it takes over its name."""
+    """Everything that the deployment needs is here: it takes over its name. Until then it is its client's."""
     CLIENT_LEFT = "client_left"
     """`app.run()` ended, or the client process died. News, not a wish: who is detached or deployed stays."""
     CALLS_DONE = "calls_done"
@@ -40,6 +40,8 @@ MOVES: dict[tuple[AppState, AppEvent], AppState] = {
     (_S.DETACHED, _E.CLIENT_LEFT): _S.DETACHED,
     (_S.DETACHED, _E.CALLS_DONE): _S.STOPPED,
     (_S.DETACHED, _E.STOP): _S.STOPPED,
+    # Asked again by a client that lost the server before it had the answer.
+    (_S.DEPLOYED, _E.DEPLOY): _S.DEPLOYED,
     (_S.DEPLOYED, _E.CLIENT_LEFT): _S.DEPLOYED,
     (_S.DEPLOYED, _E.REPLACED): _S.STOPPED,
     (_S.DEPLOYED, _E.STOP): _S.STOPPED,

@@ -7,7 +7,12 @@ this package lies in, whatever the image holds; that folder comes last on the pa
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorry.runtime.link import Link
 
 
 def _find_ourselves() -> None:
@@ -40,6 +45,7 @@ def _boot() -> int:
     spec = from_plain(FunctionSpec, hello["spec"])
     sys.path.insert(0, me.source or os.getcwd())
     output.install(concurrent=spec.max_concurrent > 1)
+    on_nudge(lambda: stay_connected(link))
     loaded = Loaded()
     try:
         loaded = load(spec, me.source)
@@ -47,6 +53,7 @@ def _boot() -> int:
         runner = async_runner.AsyncRunner(link, loaded, spec) if asynchronous else SyncRunner(link, loaded)
         runner_enter(runner, loaded)
     except BaseException as problem:
+        on_nudge(lambda: None)
         output.flush()
         link.request("boot_failed", {"failure": failure_text(problem)})
         return 1
@@ -58,6 +65,19 @@ def _boot() -> int:
     runner_exit(runner, loaded)
     output.flush()
     return 0
+
+
+def stay_connected(link: Link) -> None:
+    """A new server asks who is there, while the user's code is still being imported. It hears that at once: an import
+    may take longer than a server waits. Frames are left for the runner."""
+    try:
+        lost = not link.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+    except OSError:
+        lost = True
+    if lost:
+        link.connect()
 
 
 def runner_enter(runner: object, loaded: object) -> None:

@@ -60,8 +60,8 @@ class ClosedInput(io.TextIOBase):
         from lorry.errors import InvalidError
 
         raise InvalidError(
-            "a container has no keyboard: input() and breakpoint() cannot work here. Run the function in this "
-            "terminal with .local(), or open a shell where it runs with `lorry shell`"
+            "a container has no keyboard: input() and breakpoint() cannot work here. Run the function in your "
+            "terminal with .local()"
         )
 
     read = readline = readlines = __next__ = _refuse

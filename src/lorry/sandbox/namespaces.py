@@ -34,12 +34,23 @@ NO_GROUPS = {
 WAY_TO_GROUPS = "run it under `systemd-run --user --scope -p Delegate=yes`, as a delegated unit, or as root"
 
 
+def sandbox_owner() -> int | None:
+    """SANDBOX_UID for a server that is root; None for an ordinary user, whose sandboxes are its own. So are those of
+    the root of a user namespace that has no other ids (`unshare -r`, rootless containers without subordinate ids)."""
+    return SANDBOX_UID if os.geteuid() == 0 and all(map(_is_mapped, ("uid_map", "gid_map"))) else None
+
+
+def _is_mapped(table: str) -> bool:
+    rows = (map(int, line.split()) for line in Path("/proc/self", table).read_text().splitlines())
+    return any(first <= SANDBOX_UID < first + count for first, _outside, count in rows)
+
+
 class NamespaceSandbox:
     name = "namespaces"
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or find_limits()
-        self.owner = SANDBOX_UID if os.geteuid() == 0 else None
+        self.owner = sandbox_owner()
 
     def check(self) -> tuple[str, ...]:
         with tempfile.TemporaryDirectory(prefix="lorry-probe-") as folder:

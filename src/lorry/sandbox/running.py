@@ -73,8 +73,10 @@ class RunningSandbox:
 
     def usage(self) -> Usage:
         cpu, memory = self._group.usage(self.pid)
-        if self._exit is not None and (record := read_record(self._folder)):
-            cpu = max(cpu, record.cpu_seconds)
+        if self._exit is not None:
+            memory = 0  # what the group still has is the kernel's, not the program's
+            if record := read_record(self._folder):
+                cpu = max(cpu, record.cpu_seconds)
         self._peak = max(self._peak, memory)
         return Usage(cpu_seconds=cpu, memory=_mib(memory), peak_memory=_mib(self._peak))
 
@@ -109,8 +111,7 @@ class RunningSandbox:
         code = reap(self._pidfd) if self._pidfd is not None else None
         record = read_record(self._folder)
         oom_kills = self._group.oom_kills()
-        usage = self.usage()
-        peak = max(usage.peak_memory, record.peak_kib >> 10 if record else 0)
+        peak = max(_mib(self._peak), record.peak_kib >> 10 if record else 0)
         if oom_kills:
             peak = _mib(self._group.peak()) or peak
         known = record.code if record else UNKNOWN_END if code is None else code

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import resource
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -109,6 +110,11 @@ def start_blocking(spec: SandboxSpec, isolate: Callable[[SandboxSpec], Isolation
 
 async def start(spec: SandboxSpec, isolate: Callable[[SandboxSpec], Isolation], limits: Limits) -> RunningSandbox:
     """`start_blocking` in a thread, with errors that say who can do something about them."""
+    if not os.path.exists(sys.executable):  # the launcher is a program of the server's own environment
+        raise ResourceError(
+            f"nothing can be started: the environment that the server runs from ({sys.prefix}) was deleted or moved. "
+            "`lorry server restart` starts it from the present one"
+        )
     work = asyncio.ensure_future(asyncio.to_thread(start_blocking, spec, isolate, limits))
     try:
         return await asyncio.shield(work)

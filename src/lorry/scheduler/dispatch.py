@@ -206,15 +206,18 @@ class Dispatcher:
                 queue.pending.append(work, first=True)
             queue.held.clear()
 
-    def lost(self, container: str, reason: str, now: float, *, charge: bool = True) -> list[Effect]:
-        """A container is dead. `charge=False`: the platform killed it for another input's sake."""
+    def lost(
+        self, container: str, reason: str, now: float, *, charge: bool = True, memory: bool = False
+    ) -> list[Effect]:
+        """A container is dead. `charge=False`: the platform killed it for another input's sake. `memory`: it passed the
+        memory limit of its function."""
         effects: list[Effect] = []
         slot = self._slots.pop(container, None)
         queue = self._expected.get(container)
         self._arrived(container)
         if slot is not None:
             queue = self.queues[slot.target]
-            death = Death(reason, alone=len(slot.leases) == 1, charge=charge)
+            death = Death(reason, alone=len(slot.leases) == 1, charge=charge, memory=memory)
             for lease in reversed(slot.leases.values()):
                 del self.leases[lease.number]
                 self._outcomes.died(queue, lease, death, now, effects)

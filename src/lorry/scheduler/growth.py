@@ -23,7 +23,8 @@ POLL_INTERVAL = 1.0
 SHORT_QUEUE_SECONDS = 0.020
 """Work below this is done before a new container would be ready (a fork takes 2 to 16 ms)."""
 SHORT_QUEUE_PATIENCE = 0.1
-"""An input that waited longer proves the estimate wrong: the containers are stuck on something long."""
+"""Seconds. A queue that lasts longer proves the estimate wrong: the containers are stuck on something long, or more
+comes than they do."""
 
 Rule = Callable[[float, FunctionLoad, MachineLoad, Headcount], Decision | None]
 
@@ -124,21 +125,21 @@ def _fitting(load: FunctionLoad, machine: MachineLoad, count: Headcount) -> int:
 
 
 def _is_short(now: float, load: FunctionLoad) -> bool:
-    if load.mean_input_seconds is None or load.waiting_since is None:
+    if load.mean_input_seconds is None or load.backlog_since is None:
         return False
-    fresh = now < load.waiting_since + SHORT_QUEUE_PATIENCE
+    fresh = now < load.backlog_since + SHORT_QUEUE_PATIENCE
     return fresh and load.mean_input_seconds * load.waiting < SHORT_QUEUE_SECONDS
 
 
 def _keep_short_queue(load: FunctionLoad) -> Decision:
     assert load.mean_input_seconds is not None
-    assert load.waiting_since is not None
+    assert load.backlog_since is not None
     work = load.mean_input_seconds * load.waiting * 1000
     return Decision(
         start=0,
         reason=Reason.SHORT_QUEUE,
         sentence=f"{queue_of(load)}, about {work:.3g} ms of work: done before a new container is ready.",
-        wake_at=load.waiting_since + SHORT_QUEUE_PATIENCE,
+        wake_at=load.backlog_since + SHORT_QUEUE_PATIENCE,
     )
 
 

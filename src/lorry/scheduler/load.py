@@ -55,8 +55,9 @@ class FunctionLoad:
     waiting: int = 0
     """Inputs that no container has; those that wait for a retry's delay are not among them."""
     running: int = 0
-    waiting_since: float | None = None
-    """When the input that waits longest began to wait. None: unknown, and no queue is taken for short."""
+    backlog_since: float | None = None
+    """Since when inputs have waited at every look. Not the age of one input: a queue that never empties is more work
+    than the containers do, however shortly each input waits. None: unknown, and no queue is taken for short."""
     max_concurrent: int = 1
     target_concurrent: int | None = None
     containers: tuple[ContainerView, ...] = ()

@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from lorry.model import selection as sel
 from lorry.model.function import RetryPolicy
 from lorry.scheduler.work import Slot, Work
+from lorry.wire.frames import HEADER_SIZE, MAX_FRAME, MAX_INLINE
+
+MOST_RANGES = (MAX_FRAME - HEADER_SIZE - MAX_INLINE - 2) // 8
+"""Ranges of a selection that always fit into a frame beside an inline payload (31). What retries, deaths or a restart
+have left of a chunk may be scattered; it is handed out in parts then, each with the chunk's whole payload."""
 
 
 class Backlog:
@@ -108,6 +113,8 @@ class Queue:
 
     def take(self, work: Work, most: int) -> Work | None:
         """Take at most so many inputs of a waiting work: a new part of it; None when the whole was taken."""
+        if len(work.indices) > MOST_RANGES:
+            most = min(most, sel.count(work.indices[:MOST_RANGES]))
         if work.count <= most:
             self.pending.remove(work)
             return None

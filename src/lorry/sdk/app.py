@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType, TracebackType
+from collections.abc import Callable, Collection, Sequence
+from types import ModuleType
 from typing import Any
 
-from lorry.errors import ExecutionError, InvalidError
-from lorry.model.function import FunctionKind, FunctionSpec, VolumeMount
-from lorry.model.image import ImageSpec
+from lorry.errors import InvalidError
 from lorry.model.records import AppState
-from lorry.sdk import display, source
+from lorry.sdk import option_checks as check
 from lorry.sdk import options as opt
-from lorry.sdk.build_spec import Files, check_volumes, function_spec, secret_ids, volume_mounts
+from lorry.sdk import source
+from lorry.sdk.app_run import Run
 from lorry.sdk.channel import drive
 from lorry.sdk.cls import Cls, check_class
-from lorry.sdk.decorators import Marked
+from lorry.sdk.decorators import Marked, check_flag
 from lorry.sdk.function import Function
 from lorry.sdk.image import Image
-from lorry.sdk.steps import Ask, Steps
-from lorry.sdk.upload import upload_bytes, upload_missing
+from lorry.sdk.launch import Launched, launch
 from lorry.wire import identity, pickling
-from lorry.wire.codec import to_json, to_plain
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
@@ -60,10 +54,10 @@ class App:
         include_source: bool = True,
         tags: dict[str, str] | None = None,
     ) -> None:
-        if name is not None and not _NAME.fullmatch(name):
-            raise InvalidError(f"an app's name has 1 to 64 letters, digits, '.', '_' or '-': {name!r} does not fit")
-        if image is not None and not isinstance(image, Image):
-            raise InvalidError(f"image= takes a lorry.Image, not {image!r}")
+        check.check_image(image)
+        check.check_secrets(secrets)
+        check.check_volumes(volumes or {})
+        check_flag(include_source, "include_source")
         pickling.by_value = pickling.by_value or not _has_main_file()
         if "__mp_main__" not in sys.modules and "__main__" in sys.modules:
             # Results from a container name the classes of a script's `__main__` so; see runtime.load.
@@ -72,7 +66,7 @@ class App:
         self._image = image
         self._secrets = list(secrets)
         self._volumes = dict(volumes or {})
-        self._tags = dict(tags or {})
+        self._tags = opt.texts(tags or {}, "tags")
         self._include_source = include_source
         self._functions: dict[str, Function] = {}
         self._classes: dict[str, Cls] = {}
@@ -82,6 +76,16 @@ class App:
 
     def __repr__(self) -> str:
         return f"<lorry.App {self.name or '(unnamed)'}>"
+
+    @property
+    def name(self) -> str | None:
+        return self._name
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise InvalidError(f"an app's name has 1 to 64 letters, digits, '.', '_' or '-': {name!r} does not fit")
+        self._name = name
 
     @property
     def app_id(self) -> str | None:
@@ -107,9 +111,7 @@ class App:
         where = "@app.function"
         if _warn is not None:
             raise InvalidError("@app.function needs its parentheses: @app.function()")
-        opt.check_names(options, where)
-        opt.warn_later(options, where)
-        self._check_early(options)
+        options = self._accepted(options, where)
 
         def decorate(target: Any) -> Function:
             if isinstance(target, type):
@@ -136,9 +138,7 @@ class App:
         where = "@app.cls"
         if _warn is not None:
             raise InvalidError("@app.cls needs its parentheses: @app.cls()")
-        opt.check_names(options, where, opt.NOT_CLS)
-        opt.warn_later(options, where)
-        self._check_early(options)
+        options = self._accepted(options, where, opt.NOT_CLS)
 
         def decorate(target: type) -> Cls:
             if isinstance(target, (Function, Cls)) or not isinstance(target, type):
@@ -158,6 +158,7 @@ class App:
         """A function of this program that `lorry run` calls with the app up; its parameters are the command's flags."""
         if _warn is not None:
             raise InvalidError("@app.local_entrypoint needs its parentheses: @app.local_entrypoint()")
+        check.check_name(name)
 
         def decorate(raw: Callable[..., Any]) -> LocalEntrypoint:
             tag = name or raw.__qualname__
@@ -179,19 +180,10 @@ class App:
             self._classes[tag] = cls
         return self
 
-    def _check_early(self, options: dict[str, Any]) -> None:
-        """What can be known at decoration: ranges, units, types."""
-        opt.resources(options)
-        opt.scaling(options)
-        opt.retry_policy(options.get("retries"))
-        opt.sequence(options.get("secrets"), "secrets")
-        check_volumes({**self._volumes, **(options.get("volumes") or {})})
-        for name in ("timeout", "startup_timeout"):
-            if options.get(name) is not None:
-                opt.seconds(options[name], name)
-        image = options.get("image")
-        if image is not None and not isinstance(image, Image):
-            raise InvalidError(f"image= takes a lorry.Image, not {image!r}")
+    def _accepted(self, options: dict[str, Any], where: str, excluded: Collection[str] = ()) -> dict[str, Any]:
+        given = check.accepted(options, where, excluded)
+        check.check_volumes({**self._volumes, **given.get("volumes", {})})  # together with the app's own
+        return given
 
     def _register(self, tag: str, raw: Any) -> None:
         if tag in self._functions or tag in self._classes:
@@ -207,40 +199,9 @@ class App:
 
     # Running
 
-    @contextlib.contextmanager
-    def _started(self, detach: bool) -> Iterator[App]:
-        if self._running is not None:
-            raise ExecutionError(f"{self!r} runs already")
-        drive(self._start(AppState.EPHEMERAL))
-        shown = display.current()
-        follower = display.LogFollower(self._running, shown) if shown and self._running else None
-        stop = True
-        try:
-            yield self
-            stop = not detach
-        except BaseException:
-            stop = not detach or not isinstance(sys.exc_info()[1], KeyboardInterrupt)
-            raise
-        finally:
-            if stop:
-                self._stop("its program ended")
-                if follower:
-                    follower.close()
-            else:
-                drive(self._detach())
-            self._attach(None, {}, {})
-
-    def run(self, *, client: Any = None, detach: bool = False, show_progress: bool | None = None) -> _Run:
+    def run(self, *, client: Any = None, detach: bool = False, show_progress: bool | None = None) -> Run:
         """`with app.run():` starts the app and stops it at the end; `async with` too. `detach=True` lets it go on."""
-        return _Run(self, detach)
-
-    def _stop(self, reason: str) -> None:
-        app_id = self._running
-        with _uninterrupted():
-            drive(_ask_once("app_stop", {"app_id": app_id, "reason": reason}))
-
-    def _detach(self) -> Steps[None]:
-        yield Ask("app_detach", {"app_id": self._running})
+        return Run(self, detach)
 
     def deploy(
         self, *, name: str | None = None, environment_name: str | None = None, tag: str = "", client: Any = None
@@ -251,175 +212,20 @@ class App:
         self.name = name or self.name
         if not self.name:
             raise InvalidError('a deployed app needs a name: lorry.App("name") or deploy(name=…)')
-        drive(self._start(AppState.DEPLOYED))
-        app_id = self._running
-        self._attach(None, {}, {})
-        self.deployed_id = app_id
+        self.deployed_id = drive(launch(self, AppState.DEPLOYED)).app_id
         return self
 
     deployed_id: str | None = None
 
-    def _start(self, state: AppState) -> Steps[None]:
-        """Everything that the server needs before the first call."""
-        files = Files()
-        manifest_digest = yield from self._ship(files)
-        images = self._resolve_images(files)
-        yield from upload_missing(files.paths)
-        yield from self._build_images(list(images.values()))
-        specs = yield from self._specs(images, manifest_digest)
-        texts = [to_json(spec) for spec in specs]
-        yield Ask("function_check", {"specs": texts})
-        reply = yield Ask("app_create", {"name": self.name or "unnamed", "state": state.value})
-        numbers = yield Ask("app_functions", {"app_id": reply["app_id"], "specs": texts})
-        self._attach(reply["app_id"], numbers["numbers"], {spec.tag: spec for spec in specs})
-        if state is AppState.DEPLOYED:
-            yield Ask("app_ready", {"app_id": reply["app_id"]})
-
-    def _ship(self, files: Files) -> Steps[str]:
-        """The source snapshot; its manifest's digest."""
-        if not self._include_source or self._module is None:
-            return ""
-        snapshot = source.take(self._module)
-        manifest = snapshot.manifest()
-        for name, digest, _mode in manifest:
-            files.paths[digest] = snapshot.files[name]
-        import json
-
-        return (yield from upload_bytes(json.dumps(manifest).encode()))
-
-    def _resolve_images(self, files: Files) -> dict[int, ImageSpec]:
-        """By identity of the Image object, each resolved once."""
-        found: dict[int, ImageSpec] = {}
-        for options in self._all_options():
-            image = options.get("image") or self._image or _default_image()
-            if id(image) not in found:
-                found[id(image)] = image.spec(files.digest)
-        return found
-
-    def _all_options(self) -> list[dict[str, Any]]:
-        handles: list[Function | Cls] = [*self._functions.values(), *self._classes.values()]
-        return [handle.options for handle in handles]
-
-    def _build_images(self, images: list[ImageSpec]) -> Steps[None]:
-        from lorry.images.indexes import client_index_settings, with_variables
-
-        settings = client_index_settings(os.environ, Path.home(), Path(sys.prefix))
-        for image in images:
-            shown = display.current()
-
-            def show(event: dict[str, Any], shown: display.Display | None = shown) -> None:
-                if shown:
-                    shown.build(event["line"])
-
-            own = with_variables(settings, image, os.environ)
-            params = {"spec": to_plain(image), "settings": to_plain(own)}
-            built = yield Ask("image_ensure", params, on_event=show)
-            if not built["cached"] and image.installs:
-                display.note(f"Built image {built['digest'][:12]} in {built['seconds']:.1f} s")
-
-    def _specs(self, images: dict[int, ImageSpec], manifest: str) -> Steps[list[FunctionSpec]]:
-        specs = []
-        app_secrets = yield from secret_ids(self._secrets)
-        for tag, function in self._functions.items():
-            specs.append((yield from self._spec(tag, function, function._raw, {}, images, manifest, app_secrets)))
-        for tag, cls in self._classes.items():
-            specs.append((yield from self._spec(tag, cls, cls._raw, cls.methods(), images, manifest, app_secrets)))
-        return specs
-
-    def _spec(
-        self,
-        tag: str,
-        handle: Function | Cls,
-        raw: Any,
-        methods: dict[str, Any],
-        images: dict[int, ImageSpec],
-        manifest: str,
-        app_secrets: tuple[str, ...],
-    ) -> Steps[FunctionSpec]:
-        given = {**handle.options, "tags": {**self._tags, **(handle.options.get("tags") or {})}}
-        mounts: tuple[VolumeMount, ...] = yield from volume_mounts({**self._volumes, **(given.get("volumes") or {})})
-        own_secrets = yield from secret_ids(given.get("secrets") or ())
-        image = given.get("image") or self._image or _default_image()
-        return function_spec(
-            tag=tag,
-            kind=FunctionKind.CLASS if isinstance(handle, Cls) else FunctionKind.FUNCTION,
-            raw=raw,
-            given=given,
-            marks=handle.marks,
-            methods=methods,
-            image=images[id(image)],
-            mounts=mounts,
-            secrets=(*app_secrets, *own_secrets),
-            source=manifest if given.get("include_source", True) else "",
-        )
-
-    def _attach(self, app_id: str | None, numbers: dict[str, int], specs: dict[str, FunctionSpec]) -> None:
+    def _attach(self, launched: Launched | None) -> None:
         """Give every handle its number, or take it away again."""
-        self._running = app_id
+        self._running = launched.app_id if launched else None
         handles = {**self._functions, **{tag: cls._service for tag, cls in self._classes.items()}}
         for tag, function in handles.items():
-            function._attach(numbers.get(tag), specs.get(tag))
-
-
-class _Run:
-    """`app.run()`: a context manager of both kinds."""
-
-    def __init__(self, app: App, detach: bool) -> None:
-        self._context = app._started(detach)
-
-    def __enter__(self) -> App:
-        return self._context.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._context.__exit__(kind, problem, trace)
-
-    async def __aenter__(self) -> App:
-        import asyncio
-
-        return await asyncio.to_thread(self._context.__enter__)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        import asyncio
-
-        return await asyncio.to_thread(self._context.__exit__, kind, problem, trace)
-
-
-def _ask_once(method: str, params: dict[str, Any]) -> Steps[Any]:
-    return (yield Ask(method, params))
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C while the app is being stopped must not leave containers behind; a third one may."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def once(_number: int, _frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, once)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-_default: list[Image] = []
-
-
-def _default_image() -> Image:
-    if not _default:
-        _default.append(Image.debian_slim())
-    return _default[0]
+            if launched:
+                function._attach(launched.numbers[tag], launched.specs[tag])
+            else:
+                function._attach(None, None)
 
 
 def _has_main_file() -> bool:

@@ -7,17 +7,16 @@ import contextlib
 import itertools
 import os
 import socket
-import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from lorry import errors
 from lorry.sdk import channel as blocking
 from lorry.sdk.channel import CallIds, greeting
 from lorry.sdk.generator import Reader, lost_generator
+from lorry.sdk.patience import Patience
 from lorry.sdk.steps import Answer, Ask, Send, Steps
-from lorry.timeouts import CONNECT_POLL, RECONNECT
+from lorry.timeouts import CONNECT_POLL
 from lorry.wire.control import Assembler, encode, raise_error
 from lorry.wire.endpoint import Endpoint, Frame, Message, receive
 from lorry.wire.frames import Flag, Kind, pack
@@ -136,21 +135,20 @@ class AsyncChannel:
     # Steps
 
     async def perform(self, step: Ask | Send) -> Any:
-        """One step; tried again for RECONNECT seconds when the server is lost meanwhile."""
+        """One step; tried again when the server is lost meanwhile (see Patience)."""
         call = step.call or self._ids.next() if isinstance(step, Send) else b""
         again = 0
-        deadline: float | None = None
+        patience = Patience()
         while True:
             await self.open()
+            patience.asks()
             try:
                 if isinstance(step, Send):
                     return await self._exchange(step, call, again)
                 return await self._ask_once(step.method, step.params, step.on_event)
             except ConnectionError:
                 again = Flag.AGAIN
-                deadline = deadline or time.monotonic() + RECONNECT
-                if time.monotonic() > deadline:
-                    raise errors.ConnectionError("the Lorry server was lost and did not come back") from None
+                patience.lost()
                 await asyncio.sleep(CONNECT_POLL)
 
     async def _ask_once(self, method: str, params: dict[str, Any], on_event: Callable[[Any], None] | None) -> Any:

@@ -13,7 +13,7 @@ from lorry.ids import call_name
 from lorry.sdk.async_channel import AsyncChannel, drive
 from lorry.sdk.channel import CallIds
 from lorry.sdk.map_state import Chunk, MapState, Outcome
-from lorry.sdk.mapping import Batch
+from lorry.sdk.mapping import HELD_BACK, Batch
 from lorry.sdk.steps import Ask
 from lorry.wire.control import raise_error
 from lorry.wire.endpoint import Frame, Message
@@ -76,6 +76,8 @@ class AsyncMap:
         self._call = _ids.next()
         self._frames: asyncio.Queue[Frame | None] = asyncio.Queue()
         self._window = asyncio.Event()
+        self._collected: list[Any] = []
+        """Inputs for the next chunk."""
         self._problem: BaseException | None = None
         self._sender: asyncio.Task[None] | None = None
 
@@ -98,7 +100,7 @@ class AsyncMap:
 
     async def _receive(self) -> None:
         """One frame, or the news that the sender is through."""
-        frame = await self._frames.get()
+        frame = await self._next_frame()
         if frame is None:
             await self._reconnect()
         elif frame.kind == Kind.RESULT:
@@ -111,6 +113,14 @@ class AsyncMap:
             if frame.status:
                 raise_error(json.loads(frame.body))
             self._state.acknowledged(frame.number)
+
+    async def _next_frame(self) -> Frame | None:
+        while self._state.sent == self._state.finished and not self._state.exhausted:  # nothing is under way
+            try:
+                return await asyncio.wait_for(self._frames.get(), HELD_BACK)
+            except TimeoutError:  # the inputs come slowly
+                await self._send_collected()
+        return await self._frames.get()
 
     async def _reconnect(self) -> None:
         if self._channel._sock is not None:  # only the sender's nudge
@@ -154,21 +164,25 @@ class AsyncMap:
         self._frames.put_nowait(None)
 
     async def _send_next(self, inputs: AsyncIterator[Any]) -> bool:
-        part: list[Any] = []
-        size = self._state.chunk_size
+        more = True
         problem: Exception | None = None
         try:
-            while len(part) < size:
-                part.append(await anext(inputs))
+            for _ in range(self._state.chunk_size):
+                value = await anext(inputs)  # meanwhile the list may be sent and replaced
+                self._collected.append(value)
         except StopAsyncIteration:
-            pass
+            more = False
         except Exception as raised:  # after the inputs before it
             problem = raised
-        if part:
-            await self._send_chunk(self._state.add(len(part), self._batch.payload(part)))
+        await self._send_collected()
         if problem is not None:
             raise problem
-        return len(part) == size
+        return more
+
+    async def _send_collected(self) -> None:
+        part, self._collected = self._collected, []
+        if part:
+            await self._send_chunk(self._state.add(len(part), self._batch.payload(part)))
 
     async def end(self) -> None:
         """Normal end or abandoned."""

@@ -15,6 +15,7 @@ from lorry.model.function import NAMED_SECRET, CodeRef, FunctionKind, FunctionSp
 from lorry.model.image import ImageSpec
 from lorry.sdk import options as opt
 from lorry.sdk.function import is_generator_function
+from lorry.sdk.option_checks import mount_path
 from lorry.sdk.secret import Secret
 from lorry.sdk.source import file_of, relative_entry
 from lorry.sdk.steps import Steps
@@ -37,43 +38,21 @@ class Files:
         return digest
 
 
-def secret_ids(secrets: Sequence[Any]) -> Steps[tuple[str, ...]]:
+def secret_ids(secrets: Sequence[Secret]) -> Steps[tuple[str, ...]]:
     """Ids in order; a missing secret is NotFoundError."""
     found = []
-    for secret in opt.sequence(secrets, "secrets"):
-        if not isinstance(secret, Secret):
-            raise InvalidError(f"secrets= takes lorry.Secret objects, not {secret!r}; see Secret.from_name, from_dict")
+    for secret in secrets:
         secret_id = yield from secret._hydrated(afresh=True)
         found.append(secret_id if secret.name is None else NAMED_SECRET + secret.name)
     return tuple(found)
 
 
-def volume_mounts(volumes: Mapping[str, Any] | None) -> Steps[tuple[VolumeMount, ...]]:
+def volume_mounts(volumes: Mapping[str, Volume]) -> Steps[tuple[VolumeMount, ...]]:
     mounts = []
-    for path, volume in sorted((volumes or {}).items()):
-        if not isinstance(volume, Volume):
-            raise InvalidError(f"volumes= takes {{path: lorry.Volume}}; {path!r} has a {type(volume).__name__}")
-        mounts.append(
-            VolumeMount(
-                path=str(path), volume_id=(yield from volume._hydrated(afresh=True)), read_only=volume.is_read_only
-            )
-        )
+    for path, volume in sorted((mount_path(path), volume) for path, volume in volumes.items()):
+        volume_id = yield from volume._hydrated(afresh=True)
+        mounts.append(VolumeMount(path=path, volume_id=volume_id, read_only=volume.is_read_only))
     return tuple(mounts)
-
-
-def check_volumes(volumes: Mapping[str, Any] | None) -> None:
-    """At decoration: paths absolute, no volume twice."""
-    seen: dict[object, str] = {}
-    for path, volume in (volumes or {}).items():
-        name = str(path)
-        if not name.startswith("/") or name == "/" or ".." in name.split("/"):
-            raise InvalidError(f"a volume's path must be absolute and not / itself: {name!r}")
-        if name in ("/tmp", "/root", "/proc", "/dev", "/usr", "/etc"):  # noqa: S108
-            raise InvalidError(f"a volume cannot take the place of {name}; use a folder such as /data")
-        which = (getattr(volume, "name", None) or getattr(volume, "object_id", None)) or id(volume)
-        if which in seen:
-            raise InvalidError(f"the same volume is mounted at {seen[which]} and {name}; mount it once")
-        seen[which] = name
 
 
 def code_ref(raw: Any, qualname: str, serialized: bool) -> CodeRef:
@@ -129,7 +108,7 @@ def function_spec(
         target_concurrent=concurrent.get("target_inputs"),
         volumes=mounts,
         secret_ids=secrets,
-        env=tuple(sorted((given.get("env") or {}).items())),
+        env=tuple(sorted(given.get("env", {}).items())),
         block_network=bool(given.get("block_network")),
         single_use=bool(given.get("single_use_containers")),
         max_inputs=given.get("max_inputs"),

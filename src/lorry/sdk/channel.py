@@ -7,6 +7,7 @@ import itertools
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 from lorry import __version__, config, errors
 from lorry.sdk import display, start_server
+from lorry.sdk.patience import Patience
 from lorry.sdk.steps import Answer, Ask, Send, Steps
 from lorry.timeouts import CONNECT_POLL, RECONNECT, SERVER_START
 from lorry.wire import identity
@@ -112,6 +114,16 @@ def _silent_server() -> str:
     return f"the Lorry server did not start. The end of {settings.state_dir}/server.log:\n{tail}"
 
 
+_said: set[str] = set()
+
+
+def _say_once(sentence: str) -> None:
+    """Each thread has a connection; the user needs one line."""
+    if sentence not in _said:
+        _said.add(sentence)
+        print(sentence, file=sys.stderr, flush=True)
+
+
 def _parts(version: str) -> tuple[int, ...]:
     """`0.10.2` as numbers, for comparison; what is no number counts as 0."""
     return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
@@ -173,20 +185,22 @@ class Channel:
 
     def _replaces(self, theirs: str) -> bool:
         """An idle server of an older version makes way for ours; a busy one serves us as long as it speaks our
-        protocol. True if it ends now."""
+        protocol, and we say so. True if it has ended."""
         if identity.container is not None or not self._may_start or _parts(theirs) >= _parts(__version__):
             return False
         try:
-            keeper = self._ask_once("server_stop", {}, None)["keeper"]
-        except errors.Error:
+            ended = self._ask_once("server_stop", {}, None)
+        except errors.Error as busy:
+            _say_once(f"note: the server is still lorry {theirs}, not {__version__}: {busy} (`lorry server restart`)")
             return False
         self.close()
-        with contextlib.suppress(ProcessLookupError):
-            handle = os.pidfd_open(keeper)
-            try:
-                select.select([handle], [], [], SERVER_START)
-            finally:
-                os.close(handle)
+        for process in ("worker", "keeper"):  # the worker may have lost its keeper
+            with contextlib.suppress(ProcessLookupError, KeyError):
+                handle = os.pidfd_open(ended[process])
+                try:
+                    select.select([handle], [], [], SERVER_START)
+                finally:
+                    os.close(handle)
         return True
 
     def close(self) -> None:
@@ -217,18 +231,15 @@ class Channel:
         return self._retrying(lambda: self._ask_once(method, params, None))
 
     def _retrying(self, attempt: Callable[[], Any]) -> Any:
-        deadline: float | None = None
+        patience = Patience()
         while True:
             self.open()
+            patience.asks()
             try:
                 return attempt()
             except (ConnectionError, BrokenPipeError):
                 self.close()
-                deadline = deadline or time.monotonic() + RECONNECT
-                if time.monotonic() > deadline:
-                    raise errors.ConnectionError(
-                        f"the Lorry server was lost and did not come back in {RECONNECT:g} s"
-                    ) from None
+                patience.lost()
 
     def _ask_once(self, method: str, params: dict[str, Any], on_event: Callable[[Any], None] | None) -> Any:
         assert self.sock is not None

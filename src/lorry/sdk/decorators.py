@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from lorry.errors import InvalidError
 
@@ -68,9 +68,15 @@ def _forgot_parentheses(decorator: str, value: Any) -> None:
         raise InvalidError(f"@lorry.{decorator} needs its parentheses: @lorry.{decorator}()")
 
 
+def check_flag(value: Any, name: str) -> None:
+    if not isinstance(value, bool):
+        raise InvalidError(f"{name} must be True or False, not {value!r}")
+
+
 def enter(_warn: Any = None, *, snap: bool = False) -> Callable[[Any], Any]:
     """Run once per container, before its first input. `snap=True`: state that a template may share."""
     _forgot_parentheses("enter", _warn)
+    check_flag(snap, "snap")
     return lambda target: _mark(target, "enter", enter="snap" if snap else "plain")
 
 
@@ -83,6 +89,8 @@ def exit(_warn: Any = None) -> Callable[[Any], Any]:
 def method(_warn: Any = None, *, is_generator: bool | None = None) -> Callable[[Any], Any]:
     """A method that can be called remotely."""
     _forgot_parentheses("method", _warn)
+    if is_generator is not None:
+        check_flag(is_generator, "is_generator")
     return lambda target: _mark(target, "method", method={"is_generator": is_generator})
 
 
@@ -93,12 +101,16 @@ def concurrent(
 
     The autoscaler aims at `target_inputs` (default `max_inputs`) per container."""
     _forgot_parentheses("concurrent", _warn)
-    if isinstance(max_inputs, bool) or not isinstance(max_inputs, int) or max_inputs < 1:
+    if not _is_count(max_inputs):
         raise InvalidError(f"max_inputs={max_inputs!r} must be a whole number of at least 1")
-    if target_inputs is not None and not (isinstance(target_inputs, int) and 1 <= target_inputs <= max_inputs):
+    if target_inputs is not None and not (_is_count(target_inputs) and target_inputs <= max_inputs):
         raise InvalidError(f"target_inputs={target_inputs!r} must be between 1 and max_inputs={max_inputs}")
     marks = {"max_inputs": max_inputs, "target_inputs": target_inputs}
     return lambda target: _mark(target, "concurrent", concurrent=marks)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _later(name: str) -> Callable[..., NoReturn]:

@@ -131,11 +131,15 @@ class Function:
 
     def with_options(self, **changes: Any) -> Function:
         """The same function with other resources, scaling, retries or time-outs, and containers of its own."""
+        from lorry.sdk.option_checks import check_values, given_values
+
         allowed = {"cpu", "memory", "gpu", "env", "timeout", "retries", "min_containers", "max_containers"}
         allowed |= {"buffer_containers", "scaledown_window", "secrets", "volumes", "startup_timeout"}
         for name in changes:
             if name not in allowed:
                 opt.check_names([name], "with_options", opt.KNOWN - allowed)
+        changes = given_values(changes)
+        check_values(changes)
         parent = self
 
         def resolve() -> Steps[tuple[int, FunctionSpec]]:
@@ -215,7 +219,7 @@ class Function:
     @property
     def spawn_map(self) -> Any:
         """As `map`, in the background: returns a FunctionCall once all inputs are on disk."""
-        from lorry.sdk.mapping import SpawnMap
+        from lorry.sdk.spawn_map import SpawnMap
 
         return SpawnMap(self)
 

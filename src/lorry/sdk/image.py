@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from lorry.sdk import image_arguments as check
 from lorry.sdk.file_pattern_matcher import NON_PYTHON_FILES, as_matcher
 from lorry.sdk.image_later import LaterImageMethods
 from lorry.sdk.local_files import AddedDir, AddedFile, AddedModule
+from lorry.sdk.python_path import executable
 from lorry.sdk.requirements import check_package, requirements_text, resolved_package
 
 Ignore = str | Sequence[str] | Callable[[Path], bool]
@@ -204,7 +204,7 @@ class Image(LaterImageMethods):
         check.check_nesting(placed)
         return ImageSpec(
             base=recipe.base,
-            python=sys.executable,
+            python=executable(),
             installs=tuple(layer.install() for layer in recipe.layers),
             env=recipe.env,
             workdir=recipe.workdir,

@@ -22,7 +22,10 @@ from lorry.wire.frames import Flag, Kind, pack, pack_selection
 if TYPE_CHECKING:
     from lorry.sdk.function import Function
 
-_ids = CallIds()
+Payload = tuple[bytes, list[memoryview]]
+ids = CallIds()
+HELD_BACK = 0.02
+"""Seconds that collected inputs wait for more when nothing else is under way."""
 
 
 class Batch:
@@ -32,7 +35,7 @@ class Batch:
         self._head = (function._method, kwargs)
         self._starred = starred
 
-    def payload(self, inputs: list[Any]) -> tuple[bytes, list[memoryview]]:
+    def payload(self, inputs: list[Any]) -> Payload:
         return pickling.dumps((*self._head, inputs, self._starred))
 
 
@@ -69,7 +72,7 @@ class Mapper:
         return_exceptions: bool = False,
     ) -> Iterator[Any]:
         inputs, starred = zipped(iterables, self._starred)
-        _refuse_generators(self._function)
+        refuse_generators(self._function)
         run = SyncMap(self._function, inputs, kwargs or {}, starred, order_outputs)
         run.expected = _known_length(iterables)
         return run.outputs(return_exceptions)
@@ -86,11 +89,11 @@ class Mapper:
 
         if not iterables:
             raise TypeError("map needs at least one iterable of inputs")
-        _refuse_generators(self._function)
+        refuse_generators(self._function)
         return async_map(self._function, iterables, kwargs or {}, self._starred, order_outputs, return_exceptions)
 
 
-def _refuse_generators(function: Function) -> None:
+def refuse_generators(function: Function) -> None:
     if function.is_generator:
         raise errors.InvalidError(f"{function._tag} is a generator: it cannot be mapped; use .remote_gen(…) per input")
 
@@ -107,7 +110,9 @@ class SyncMap:
         self._state = MapState(ordered=ordered)
         self._changed = threading.Condition()
         self._channel = Channel()
-        self._call = _ids.next()
+        self._call = ids.next()
+        self._collected: list[Any] = []
+        """Inputs for the next chunk."""
         self._connected = False
         self._over = False
         self._problem: BaseException | None = None
@@ -156,14 +161,20 @@ class SyncMap:
     def _next_parts(self) -> list[list[Any]]:
         with self._changed:
             parts = list(self._state.outputs())
-            idle = not parts and self._state.sent == self._state.finished and not self._state.exhausted
-            if idle:  # nothing is under way: wait for the sender, not for the server
-                self._changed.wait(timeout=0.05)
+            idle = not parts and self._nothing_under_way
+            if idle:  # wait for the sender, not for the server
+                self._changed.wait(timeout=HELD_BACK)
+            if idle and self._nothing_under_way:  # still: the inputs come slowly
+                self._send_part(self._take_collected())
         if parts or idle:
             return parts
         self._receive()
         with self._changed:
             return list(self._state.outputs())
+
+    @property
+    def _nothing_under_way(self) -> bool:
+        return self._state.sent == self._state.finished and not self._state.exhausted
 
     def _receive(self) -> None:
         """One frame; reconnects if the server was lost."""
@@ -277,19 +288,33 @@ class SyncMap:
 
     def _send_next(self) -> bool:
         """One chunk; False at the end of the inputs. The iterator runs outside the lock: it may block."""
-        inputs: list[Any] = []
+        before, wanted = self._state.sent, self._state.chunk_size
+        collect = self._collected.append
         try:
-            for value in itertools.islice(self._inputs, self._state.chunk_size):
-                inputs.append(value)
+            for value in itertools.islice(self._inputs, wanted):
+                collect(value)
         except BaseException as problem:
             self._problem = problem
-        if inputs:
-            payload = self._batch.payload(inputs)
-            with self._changed:
-                chunk = self._state.add(len(inputs), payload)
-                self._send_chunk(chunk)
-                self._changed.notify_all()
-        return bool(inputs) and self._problem is None
+        with self._changed:
+            part = self._take_collected()
+            whole = self._state.sent - before + len(part) == wanted
+        payload = self._batch.payload(part) if part else None
+        with self._changed:
+            self._send_part(part, payload)
+            self._changed.notify_all()
+        return whole and self._problem is None
+
+    # Both threads, under the lock
+
+    def _take_collected(self) -> list[Any]:
+        """The list itself stays: the sender's thread may append to it at any moment."""
+        part = self._collected[:]
+        del self._collected[: len(part)]
+        return part
+
+    def _send_part(self, part: list[Any], payload: Payload | None = None) -> None:
+        if part:
+            self._send_chunk(self._state.add(len(part), payload or self._batch.payload(part)))
 
 
 class ForEach:
@@ -311,51 +336,5 @@ class ForEach:
             pass
 
 
-class SpawnMap:
-    """`f.spawn_map`: all inputs are on disk when it returns."""
-
-    def __init__(self, function: Function) -> None:
-        self._function = function
-
-    def __call__(self, *iterables: Iterable[Any], kwargs: dict[str, Any] | None = None) -> FunctionCall:
-        inputs, starred = zipped(iterables, False)
-        _refuse_generators(self._function)
-        number = drive(self._function._hydrated())
-        batch = Batch(self._function, kwargs or {}, starred)
-        return spawn_all(number, batch, inputs)
-
-    async def aio(self, *iterables: Iterable[Any], kwargs: dict[str, Any] | None = None) -> FunctionCall:
-        import asyncio
-
-        return await asyncio.to_thread(self, *iterables, kwargs=kwargs)
-
-
 SPAWN_CHUNK = 256
 """Inputs per chunk of a `spawn_map`: nobody measures them for it, so chunks stay small enough to spread."""
-
-
-def spawn_all(number: int, batch: Batch, inputs: Iterator[Any]) -> FunctionCall:
-    """Send chunks until the inputs end, each once the one before is on disk."""
-    channel = Channel()
-    call = _ids.next()
-    try:
-        channel.ask("map_open", {"call": call_name(call), "number": number, "keep": True, "subscribe": False})
-        start = 0
-        while part := list(itertools.islice(inputs, SPAWN_CHUNK)):
-            _deliver(channel, call, start, part, batch)
-            start += len(part)
-        channel.ask("map_close", {"call": call_name(call)})
-    finally:
-        channel.close()
-    return FunctionCall(call)
-
-
-def _deliver(channel: Channel, call: bytes, start: int, part: list[Any], batch: Batch) -> None:
-    """One chunk, acknowledged."""
-    import json
-
-    from lorry.sdk.steps import Send
-
-    answer = channel.exchange(Send(Kind.CHUNK, start, batch.payload(part), call=call, inputs=len(part)))
-    if answer.frame.status:
-        raise_error(json.loads(answer.frame.body))

@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lorry.errors import InvalidError
@@ -65,7 +65,6 @@ RENAMED = {
     "mounts": "image.add_local_dir(…)",
     "shared_volumes": "volumes",
     "network_file_systems": "volumes",
-    "interactive": "`lorry shell`",
     "secret": "secrets=[…]",
 }
 LATER = {
@@ -100,10 +99,10 @@ def check_names(given: Collection[str], where: str, excluded: Collection[str] = 
 
 
 def warn_later(given: dict[str, Any], where: str) -> None:
-    """One clear warning per parameter that has no effect yet."""
+    """One clear warning per parameter that has no effect yet, shown at the decorator's own line."""
     for name, consequence in LATER.items():
         if given.get(name):
-            warnings.warn(f"{where}: {name}= is accepted, but {consequence}", UserWarning, stacklevel=3)
+            warnings.warn(f"{where}: {name}= is accepted, but {consequence}", UserWarning, stacklevel=5)
 
 
 def seconds(value: float | int | str, name: str) -> float:
@@ -165,7 +164,7 @@ def resources(given: dict[str, Any]) -> Resources:
     )
 
 
-def _count(given: dict[str, Any], name: str, least: int = 0) -> int | None:
+def count(given: dict[str, Any], name: str, least: int = 0) -> int | None:
     value = given.get(name)
     if value is None:
         return None
@@ -175,15 +174,15 @@ def _count(given: dict[str, Any], name: str, least: int = 0) -> int | None:
 
 
 def scaling(given: dict[str, Any]) -> Scaling:
-    least = _count(given, "min_containers") or 0
-    most = _count(given, "max_containers", 1)
+    least = count(given, "min_containers") or 0
+    most = count(given, "max_containers", 1)
     if most is not None and least > most:
         raise InvalidError(f"min_containers={least} is more than max_containers={most}")
     window = given.get("scaledown_window")
     return Scaling(
         min_containers=least,
         max_containers=most,
-        buffer_containers=_count(given, "buffer_containers") or 0,
+        buffer_containers=count(given, "buffer_containers") or 0,
         scaledown_window=60.0 if window is None else seconds(window, "scaledown_window"),
     )
 
@@ -196,6 +195,18 @@ def retry_policy(value: int | Retries | None) -> RetryPolicy:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidError(f"retries={value!r} must be a whole number or a lorry.Retries")
     return Retries(max_retries=value, backoff_coefficient=1.0, initial_delay=1.0).policy
+
+
+def texts(value: Any, name: str) -> dict[str, str]:
+    """`env=` and `tags=`: a dict of texts."""
+    if not isinstance(value, Mapping):
+        raise InvalidError(f'{name} must be a dict of texts such as {{"KEY": "value"}}, not {value!r}')
+    for key, text in value.items():
+        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+            raise InvalidError(f"{name}: {key!r} cannot be a name; it must be a text without '='")
+        if not isinstance(text, str) or "\0" in text:
+            raise InvalidError(f'{name}: the value of {key} must be a text such as "{text}", not {text!r}')
+    return dict(value)
 
 
 def sequence(value: Any, name: str) -> Sequence[Any]:

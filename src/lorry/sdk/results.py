@@ -82,9 +82,11 @@ def _missing_file(name: str) -> str:
     remote = name if os.path.isabs(name) else f"/root/{name}"
     return (
         f"{name} exists on this machine, but not in the container. Ways to bring it there:\n"
-        f'  image = image.add_local_file("{name}", "{remote}")       # small files that change with the code\n'
-        f'  volumes={{"/data": lorry.Volume.from_name("my-data", create_if_missing=True)}}   # data that stays\n'
-        f"  with volume.batch_upload() as batch: batch.put_file({name!r}, {os.path.basename(name)!r})"
+        f'  image = lorry.Image.debian_slim().add_local_file("{name}", "{remote}")\n'
+        "      with @app.function(image=image), for small files that change with the code\n"
+        '  data = lorry.Volume.from_name("my-data", create_if_missing=True)\n'
+        '      with @app.function(volumes={"/data": data}), for data that stays; to copy the file into it:\n'
+        f"  with data.batch_upload() as batch: batch.put_file({name!r}, {os.path.basename(name)!r})"
     )
 
 

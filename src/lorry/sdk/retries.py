@@ -22,11 +22,11 @@ class Retries:
     ) -> None:
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
             raise InvalidError(f"max_retries={max_retries!r} must be a whole number of at least 0")
-        if not backoff_coefficient >= 1.0:
-            raise InvalidError(f"backoff_coefficient={backoff_coefficient!r} must be at least 1")
-        if not initial_delay >= 0:
-            raise InvalidError(f"initial_delay={initial_delay!r} must be at least 0 seconds")
-        if not max_delay >= initial_delay:
+        if not _is_number(backoff_coefficient) or not backoff_coefficient >= 1.0:
+            raise InvalidError(f"backoff_coefficient={backoff_coefficient!r} must be a number of at least 1")
+        if not _is_number(initial_delay) or not initial_delay >= 0:
+            raise InvalidError(f"initial_delay={initial_delay!r} must be a number of at least 0 seconds")
+        if not _is_number(max_delay) or not max_delay >= initial_delay:
             raise InvalidError(f"max_delay={max_delay!r} must be at least initial_delay={initial_delay!r}")
         self.policy = RetryPolicy(
             max_retries=max_retries,
@@ -41,3 +41,7 @@ class Retries:
             f"Retries(max_retries={p.max_retries}, backoff_coefficient={p.backoff_coefficient}, "
             f"initial_delay={p.initial_delay}, max_delay={p.max_delay})"
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorry.errors import InvalidError
+from lorry.errors import InvalidError, NotFoundError
 from lorry.sdk.steps import Ask, Steps, twin
 
 
@@ -82,9 +82,16 @@ class Secret:
             if self._values is not None:
                 reply = yield Ask("secret_put", {"name": None, "values": self._values})
             else:
-                reply = yield Ask("secret_lookup", {"name": self._name, "required_keys": self._required})
+                reply = yield from self._looked_up()
             self._secret_id = str(reply["secret_id"])
         return self._secret_id
+
+    def _looked_up(self) -> Steps[Any]:
+        try:
+            return (yield Ask("secret_lookup", {"name": self._name, "required_keys": self._required}))
+        except NotFoundError as missing:
+            force = " --force" if self._required and "There is no" not in str(missing) else ""
+            raise NotFoundError(f"{missing} `lorry secret create{force} {self._name} KEY=VALUE` makes it") from None
 
     def _hydrate(self) -> Steps[Secret]:
         yield from self._hydrated()

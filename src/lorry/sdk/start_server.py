@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from lorry.config import Settings
 from lorry.errors import ConnectionError
+from lorry.sdk.python_path import executable
 
 ALLOWED = (
     "PATH",
@@ -79,13 +79,13 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
 def command(settings: Settings) -> list[str]:
     """The keeper runs isolated (-I) and without site-packages (-S): it needs only the standard library."""
     return [
-        sys.executable,
+        executable(),
         "-I",
         "-S",
         str(_keeper()),
         str(settings.state_dir),
         str(settings.runtime_dir),
-        sys.executable,
+        executable(),
         "-m",
         "lorry.server.worker",
     ]

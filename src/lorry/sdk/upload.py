@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from lorry.sdk.steps import Ask, Steps
 
@@ -30,18 +32,23 @@ def upload_missing(paths: Mapping[str, Path]) -> Steps[None]:
     reply = yield Ask("blobs_missing", {"digests": list(paths)})
     for digest in reply["missing"]:
         with paths[digest].open("rb") as file:
-            yield from _pieces(digest, iter(lambda: file.read(PIECE), b""))
+            yield from _send(digest, file)
 
 
 def upload_bytes(data: bytes) -> Steps[str]:
     digest = hashlib.sha256(data).hexdigest()
     reply = yield Ask("blobs_missing", {"digests": [digest]})
     if reply["missing"]:
-        yield from _pieces(digest, iter([data]))
+        yield from _send(digest, io.BytesIO(data))
     return digest
 
 
-def _pieces(digest: str, pieces: Iterable[bytes]) -> Steps[None]:
-    for piece in pieces:
-        yield Ask("blob_put", {"digest": digest, "data": base64.b64encode(piece).decode()})
-    yield Ask("blob_put", {"digest": digest, "data": "", "last": True})
+def _send(digest: str, file: BinaryIO) -> Steps[None]:
+    """In pieces, each from where the server says that it is: at 0 again if it was restarted meanwhile."""
+    offset, done = 0, False
+    while not done:
+        file.seek(offset)
+        data = file.read(PIECE)
+        piece = {"digest": digest, "offset": offset, "data": base64.b64encode(data).decode(), "last": len(data) < PIECE}
+        reply = yield Ask("blob_put", piece)
+        offset, done = reply["size"], reply["done"]

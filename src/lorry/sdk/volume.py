@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from lorry.errors import InvalidError
+from lorry.errors import InvalidError, NotFoundError
 from lorry.sdk.steps import Ask, Steps, twin
 from lorry.sdk.upload import upload_files
 
@@ -84,7 +84,12 @@ class Volume:
         """Its id. `afresh`: look the name up again, for an app that starts: it may have been made anew."""
         if self._volume_id is None or (afresh and self._name is not None):
             method = "volume_create" if self._create else "volume_lookup"
-            reply = yield Ask(method, {"name": self._name, "or_get": True})
+            try:
+                reply = yield Ask(method, {"name": self._name, "or_get": True})
+            except NotFoundError as missing:
+                raise NotFoundError(
+                    f"{missing} `lorry volume create {self._name}` makes it, and so does create_if_missing=True"
+                ) from None
             self._volume_id = str(reply["volume_id"])
         return self._volume_id
 

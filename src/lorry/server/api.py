@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from lorry import errors
@@ -31,9 +32,18 @@ INNER_METHODS = frozenset(
 
 class CallApi:
     def __init__(
-        self, clock: Clock, store: Store, apps: Apps, switch: Switch, journal: Journal, logs: LogStore
+        self,
+        clock: Clock,
+        store: Store,
+        apps: Apps,
+        switch: Switch,
+        journal: Journal,
+        logs: LogStore,
+        refuse: Callable[[FunctionSpec], None],
     ) -> None:
+        """`refuse`: raises for what this machine's sandbox cannot give."""
         self._clock = clock
+        self._refuse = refuse
         self._store = store
         self._apps = apps
         self._switch = switch
@@ -50,8 +60,10 @@ class CallApi:
     # Apps
 
     async def app_create(self, session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{name, state} → {app_id, version}"""
-        record = await self._apps.create(params["name"], AppState(params["state"]), session.pid)
+        """{name, state} → {app_id, version}. A deployment (`state`: deployed) is one from `app_ready` on; until then it
+        ends with its client."""
+        deploys = params["state"] == AppState.DEPLOYED.value
+        record = await self._apps.create(params["name"], session.pid, deploys=deploys)
         return {"app_id": record.app_id, "version": record.version}
 
     async def app_functions(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
@@ -60,7 +72,7 @@ class CallApi:
 
     async def app_ready(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{app_id}: a deployment is complete; it takes the place of the one before."""
-        self._apps.replace(params["app_id"])
+        await self._apps.deploy(params["app_id"])
         return {}
 
     async def app_detach(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
@@ -116,12 +128,10 @@ class CallApi:
         raise errors.NotFoundError(f"app {params.get('app_name') or app_id} has no function {params['tag']!r}")
 
     def _deployed(self, name: str) -> str:
-        """The newest deployment of that name that has its functions: one that is being made has none yet."""
-        found = [a for a in self._apps.alive().values() if a.name == name and a.state is AppState.DEPLOYED]
-        for record in sorted(found, key=lambda app: app.version, reverse=True):
-            if self._store.functions(record.app_id):
-                return record.app_id
-        raise errors.NotFoundError(f"no deployed app {name!r}; deploy it with `lorry deploy`")
+        found = self._store.deployment(name)
+        if found is None:
+            raise errors.NotFoundError(f"no deployed app {name!r}; deploy it with `lorry deploy`")
+        return found.app_id
 
     async def bind(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{number, changes: {field: value}} → {number}: the same function with parameters or other options."""
@@ -136,6 +146,7 @@ class CallApi:
             spec = from_plain(FunctionSpec, {**plain, **params["changes"]})
         except (TypeError, ValueError, AttributeError) as wrong:
             raise errors.InvalidError(f"these options do not fit: {wrong}") from wrong
+        self._refuse(spec)
         return {"number": await self._apps.add_function(app, spec, to_json(spec))}
 
     # Calls

@@ -42,7 +42,7 @@ class AdminApi:
         inventory: Inventory,
         retention: Retention,
         tier: str,
-        shutdown: Callable[[str], None],
+        shutdown: Callable[[str, bool], None],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -81,13 +81,16 @@ class AdminApi:
         }
 
     async def server_stop(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{force}: refused while apps run, unless forced. Deployments come back with the next start."""
+        """{force, restart} → {keeper, worker}: the processes that end now. Refused while apps run, unless forced.
+        Deployments come back with the next start. `restart`: another server follows at once, and apps and containers go
+        on meanwhile."""
+        restart = bool(params.get("restart"))
         running = [a for a in self._apps.alive().values() if a.state != "deployed"]
-        if running and not params.get("force"):
+        if running and not restart and not params.get("force"):
             names = ", ".join(sorted({app.name for app in running}))
             raise errors.ExecutionError(f"these apps are running: {names}. Stop them first, or use --force")
-        self._shutdown("a client asked for it")
-        return {"keeper": int(os.environ.get("LORRY_KEEPER", "0"))}
+        self._shutdown("a client asked for it", restart)
+        return {"keeper": int(os.environ.get("LORRY_KEEPER", "0")), "worker": os.getpid()}
 
     async def container_list(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{app_id?, all}: living containers, and with `all` those that ended."""

@@ -53,16 +53,23 @@ class ObjectApi:
         return {"missing": self._provision.blobs.missing(params["digests"])}
 
     async def blob_put(self, session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{digest, data (base64), last}: the next piece of a file; on `last` the digest is checked."""
+        """{digest, offset, data (base64), last} → {size, done}: a piece of a file, and how much of it is here now.
+
+        A piece that does not begin there is not taken: after a lost connection the client goes on from `size`, which
+        is 0. On `last` the digest is checked."""
         key = (session, params["digest"])
         writer = self._uploads.get(key)
         if writer is None:
+            if self._provision.blobs.has(params["digest"]):  # whoever sent it, or the answer was lost
+                return {"size": params["offset"], "done": True}
             writer = self._uploads[key] = self._provision.blobs.writer()
+        if params["offset"] != writer.size:
+            return {"size": writer.size, "done": False}
         await asyncio.to_thread(writer.write, base64.b64decode(params["data"]))
-        if params.get("last"):
+        if params["last"]:
             del self._uploads[key]
             await asyncio.to_thread(writer.commit, params["digest"])
-        return {}
+        return {"size": writer.size, "done": params["last"]}
 
     # Images
 

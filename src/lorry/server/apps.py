@@ -9,8 +9,10 @@ import os
 from typing import Any
 
 from lorry.clock import Clock
-from lorry.errors import NotFoundError, StorageFullError
+from lorry.errors import InvalidError, NotFoundError, StorageFullError
 from lorry.ids import new_id
+from lorry.lifecycle.deployment import AppEvent, app_machine
+from lorry.lifecycle.machine import Machine
 from lorry.model.function import FunctionSpec
 from lorry.model.records import AppRecord, AppState, CallState
 from lorry.server.container import Container
@@ -55,6 +57,8 @@ class Apps:
         """pidfd of the client of each ephemeral app."""
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._alive: dict[str, AppRecord] = {}
+        self._machines: dict[str, Machine[AppState, AppEvent]] = {}
+        """Of each app in `_alive`, and written with it in `_begin` and `_move` only."""
         self._retiring: set[asyncio.Task[None]] = set()
 
     def alive(self) -> dict[str, AppRecord]:
@@ -68,22 +72,39 @@ class Apps:
             raise NotFoundError(f"app {stopped.name!r} ({app_id}) is stopped")
         return record
 
-    async def create(self, name: str, state: AppState, client_pid: int) -> AppRecord:
-        """A new app. An ephemeral one ends with its client process."""
-        deployed = state is AppState.DEPLOYED
+    def _begin(self, record: AppRecord) -> None:
+        self._alive[record.app_id] = record
+        self._machines[record.app_id] = app_machine(record.app_id, record.state)
+
+    def _move(self, app_id: str, event: AppEvent) -> AppRecord:
+        """The one way in which the state of an app changes; NotFoundError if it is over already."""
+        record = self.record(app_id)
+        state = self._machines[app_id].fire(event, self._clock.monotonic())
+        record = self._alive[app_id] = dataclasses.replace(record, state=state)
+        if state is AppState.STOPPED:
+            del self._alive[app_id], self._machines[app_id]
+        return record
+
+    def _check_request(self, app_id: str, event: AppEvent) -> None:
+        """A client may ask for anything at any time: what its app cannot do is its error, not the server's."""
+        record = self.record(app_id)
+        if not self._machines[app_id].allows(event):
+            raise InvalidError(f"app {record.name!r} ({app_id}) is {record.state.value}: it cannot {event.value}")
+
+    async def create(self, name: str, client_pid: int, *, deploys: bool) -> AppRecord:
+        """A new app. It ends with its client process until it is detached, or complete as a deployment."""
         record = AppRecord(
             app_id=new_id("ap"),
             name=name,
-            state=state,
+            state=AppState.EPHEMERAL,
             created_at=self._clock.wall(),
             client_pid=client_pid or None,
             client_started=process_started(client_pid) if client_pid else None,
-            version=self._store.next_version(name) if deployed else 0,
+            version=self._store.next_version(name) if deploys else 0,
         )
         await self._store.add_app(record)
-        self._alive[record.app_id] = record
-        if state is AppState.EPHEMERAL:
-            self._watch_client(record)
+        self._begin(record)
+        self._watch_client(record)
         return record
 
     async def add_functions(self, app_id: str, specs: list[str]) -> dict[str, int]:
@@ -116,19 +137,19 @@ class Apps:
         """A pidfd tells of the client's death, whatever became of its connections."""
         pid, started = record.client_pid, record.client_started
         if pid is None or process_started(pid) != started:
-            self.stop(record.app_id, "its client is gone")
+            self._client_left(record.app_id)
             return
         try:
             handle = os.pidfd_open(pid)
         except OSError:
-            self.stop(record.app_id, "its client is gone")
+            self._client_left(record.app_id)
             return
         self._watched[record.app_id] = handle
-        self._loop.add_reader(handle, self._client_died, record.app_id)
+        self._loop.add_reader(handle, self._client_left, record.app_id)
 
-    def _client_died(self, app_id: str) -> None:
+    def _client_left(self, app_id: str) -> None:
         self._unwatch(app_id)
-        self.stop(app_id, "its client ended")
+        self.stop(app_id, "its client ended", AppEvent.CLIENT_LEFT)
 
     def _unwatch(self, app_id: str) -> None:
         handle = self._watched.pop(app_id, None)
@@ -138,29 +159,41 @@ class Apps:
 
     async def detach(self, app_id: str) -> None:
         """From now on it outlives its client."""
-        record = self.record(app_id)
-        self._unwatch(app_id)
-        await self._store.set_app(app_id, AppState.DETACHED)
-        self._alive[app_id] = dataclasses.replace(record, state=AppState.DETACHED)
-        self._retire(app_id, "its calls are done")
+        self._check_request(app_id, AppEvent.DETACH)
+        await self._settle_down(app_id, AppEvent.DETACH, AppState.DETACHED)
+        self._retire(app_id, "its calls are done", AppEvent.CALLS_DONE)
 
-    def replace(self, app_id: str) -> None:
-        """A deployment is up: older ones of its name end once their inputs have."""
+    async def deploy(self, app_id: str) -> None:
+        """All its functions are here: it outlives its client, and older versions of its name end once their inputs
+        have."""
+        self._check_request(app_id, AppEvent.DEPLOY)
+        if not self.record(app_id).version:
+            raise InvalidError(f"app {app_id} was not made as a deployment: it has no version")
+        await self._settle_down(app_id, AppEvent.DEPLOY, AppState.DEPLOYED)
+        self._replace_older(app_id)
+
+    async def _settle_down(self, app_id: str, event: AppEvent, state: AppState) -> None:
+        """On disk first: who was told that it stays must find it after a restart."""
+        await self._store.set_app(app_id, state)
+        self._move(app_id, event)
+        self._unwatch(app_id)
+
+    def _replace_older(self, app_id: str) -> None:
         new = self.record(app_id)
         for record in list(self._alive.values()):
             if record.name == new.name and record.state is AppState.DEPLOYED and record.version < new.version:
-                self._retire(record.app_id, f"version {new.version} took its place")
+                self._retire(record.app_id, f"version {new.version} took its place", AppEvent.REPLACED)
 
-    def _retire(self, app_id: str, reason: str) -> None:
+    def _retire(self, app_id: str, reason: str, event: AppEvent) -> None:
         """Stop it as soon as nothing of it waits or runs."""
-        task = self._loop.create_task(self._stop_when_done(app_id, reason))
+        task = self._loop.create_task(self._stop_when_done(app_id, reason, event))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _stop_when_done(self, app_id: str, reason: str) -> None:
+    async def _stop_when_done(self, app_id: str, reason: str, event: AppEvent) -> None:
         while app_id in self._alive:
             if not self._busy(app_id):
-                await self.stop(app_id, reason)
+                await self.stop(app_id, reason, event)
                 return
             await asyncio.sleep(RETIRE_POLL)
 
@@ -172,16 +205,16 @@ class Apps:
 
     # The end
 
-    def stop(self, app_id: str, reason: str) -> asyncio.Task[None]:
+    def stop(self, app_id: str, reason: str, event: AppEvent = AppEvent.STOP) -> asyncio.Task[None]:
         """Cancel its calls, stop its containers, close its log. Idempotent; await the task to see it done."""
         task = self._stopping.get(app_id)
         if task is None:
-            task = self._stopping[app_id] = self._loop.create_task(self._stop(app_id, reason))
+            task = self._stopping[app_id] = self._loop.create_task(self._stop(app_id, reason, event))
             task.add_done_callback(lambda _done: self._stopping.pop(app_id, None))
         return task
 
-    async def _stop(self, app_id: str, reason: str) -> None:
-        if self._alive.pop(app_id, None) is None:
+    async def _stop(self, app_id: str, reason: str, event: AppEvent) -> None:
+        if app_id not in self._alive or self._move(app_id, event).state is not AppState.STOPPED:
             return
         self._unwatch(app_id)
         with contextlib.suppress(StorageFullError):  # then it stops all the same; a restart stops it again
@@ -221,7 +254,7 @@ class Apps:
     def recover(self) -> None:
         """Apps that were alive. Those of dead clients are stopped once everything is up."""
         for record in self._store.apps(running_only=True):
-            self._alive[record.app_id] = record
+            self._begin(record)
             for function in self._store.functions(record.app_id):
                 self._scaler.apps[function.number] = (record.app_id, True)
                 self._switch.spec(function.number)
@@ -231,9 +264,9 @@ class Apps:
             if record.state is AppState.EPHEMERAL:
                 self._watch_client(record)
             elif record.state is AppState.DETACHED:
-                self._retire(record.app_id, "its calls are done")
-            elif record.state is AppState.DEPLOYED and self._store.functions(record.app_id):
-                self.replace(record.app_id)  # an older version may have been on its way out
+                self._retire(record.app_id, "its calls are done", AppEvent.CALLS_DONE)
+            else:
+                self._replace_older(record.app_id)  # one may have been on its way out
 
     def describe(self, record: AppRecord) -> dict[str, Any]:
         """For listings."""

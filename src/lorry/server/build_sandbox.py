@@ -7,6 +7,7 @@ build's folder, the interpreter, the indexes, and the network.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from lorry.images.runner import LineSplitter
 from lorry.sandbox.interface import Mount, Sandbox, SandboxProcess, SandboxSpec
 
 READ_SIZE = 64 * 1024
+PROCESS = "process"
+"""File of a build's folder: pid and start of its sandbox, for a worker that comes after this one."""
 
 
 class SandboxedBuilds:
@@ -27,6 +30,9 @@ class SandboxedBuilds:
         self._sandbox = sandbox
         self._folder = folder
         self._owner = owner
+        if folder.is_dir():
+            for leftover in folder.iterdir():
+                self._end(leftover)
 
     async def run(
         self,
@@ -43,6 +49,7 @@ class SandboxedBuilds:
         try:
             process = await self._sandbox.start(self._spec(build_id, folder, argv, env, writable, readable))
             try:
+                (folder / PROCESS).write_text(f"{process.pid} {process.pid_started}")
                 ended, _ = await asyncio.gather(process.wait(), _pass_on(process, LineSplitter(on_line)))
             except BaseException:
                 process.kill()
@@ -53,6 +60,16 @@ class SandboxedBuilds:
             return -ended.signal if ended.signal is not None else ended.code
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _end(self, leftover: Path) -> None:
+        """A build of a worker that died: nobody waits for it, and it would go on, for ever if it hangs."""
+        with contextlib.suppress(OSError, ValueError):  # no such file: the worker died while it started it
+            pid, started = map(int, (leftover / PROCESS).read_text().split())
+            process = self._sandbox.adopt(leftover.name, str(leftover), pid, started)
+            if process is not None:
+                process.kill()
+                process.close()
+        shutil.rmtree(leftover, ignore_errors=True)
 
     def _spec(
         self,

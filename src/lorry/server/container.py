@@ -13,7 +13,7 @@ from lorry.lifecycle.container import ContainerEvent, ContainerState, container_
 from lorry.lifecycle.machine import Machine
 from lorry.model.function import FunctionSpec
 from lorry.model.records import ContainerRecord, UsageRecord
-from lorry.sandbox.interface import SandboxProcess
+from lorry.sandbox.interface import Exit, SandboxProcess
 from lorry.scheduler.inventory import Reservation
 from lorry.scheduler.load import PHASE_OF, ContainerView
 from lorry.server.logs import OutputPump
@@ -74,6 +74,12 @@ class Container:
             started_at=self.started,
         )
 
+    def redacted(self, lines: list[str]) -> list[str]:
+        """Lines of its output without the values of its secrets."""
+        for value in self.hidden:
+            lines = [line.replace(value, "***") for line in lines]
+        return lines
+
     def nudge(self) -> None:
         """SIGUSR1 to the program, if it is known."""
         if self.runner_pid:
@@ -122,6 +128,23 @@ class Container:
             cpu_seconds=usage.cpu_seconds if usage else 0.0,
             peak_memory_mib=self.peak_memory,
         )
+
+
+def death_text(container: Container, ended: Exit, sentence: str) -> str:
+    """For the inputs that it had, as `Class: message` where the class is not ContainerLostError."""
+    limit = container.spec.resources.memory_limit
+    if ended.oom_killed and limit is not None:
+        return (
+            f"OutOfMemoryError: the container passed its memory limit of {limit} MiB (peak "
+            f"{container.peak_memory} MiB). Raise it with memory=({container.spec.resources.memory}, …) "
+            "on the function, or load less at once"
+        )
+    if ended.oom_killed:
+        return (
+            f"OutOfMemoryError: the machine ran out of memory, and the container of {container.spec.tag} was killed "
+            f"(peak {container.peak_memory} MiB). Reserve what it needs with memory=, so that fewer run at once"
+        )
+    return f"the container of {container.spec.tag} died: {sentence}"
 
 
 def children_of(pid: int) -> list[int]:

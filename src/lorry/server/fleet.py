@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import json
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
@@ -18,12 +17,12 @@ from lorry.clock import Clock
 from lorry.ids import call_name, new_id
 from lorry.lifecycle.container import ContainerEvent, ContainerState
 from lorry.model.function import FunctionSpec
-from lorry.model.records import ContainerRecord, DecisionRecord, Selection, Status
+from lorry.model.records import ContainerRecord, DecisionRecord, Status
 from lorry.sandbox.interface import Exit, Sandbox, SandboxSpec
-from lorry.scheduler.dispatch import Work
 from lorry.scheduler.inventory import Reservation
 from lorry.scheduler.place import Placed
-from lorry.server.container import Container, children_of
+from lorry.server.adopted import container_of, work_of
+from lorry.server.container import Container, children_of, death_text
 from lorry.server.logs import LogStore, OutputPump
 from lorry.server.peers import Peer
 from lorry.server.switch import Switch
@@ -50,6 +49,8 @@ class Services:
     """Parent of the containers' own folders."""
     prepare: Callable[[Container], Awaitable[SandboxSpec]]
     """Everything a container needs brought to this machine, and its sandbox described."""
+    hidden: Callable[[Container], tuple[str, ...]]
+    """Values that must not appear in the output of a container which an earlier worker started."""
 
 
 class Fleet:
@@ -110,9 +111,6 @@ class Fleet:
     def start(self, app_id: str, target: int, spec: FunctionSpec, placed: Placed, reason: str) -> str:
         """Reserve and start one container; returns its id at once, everything else happens behind."""
         container_id = new_id("ct")
-        reservation = Reservation(
-            container_id=container_id, cores=placed.cores, memory_mib=placed.memory_mib, gpu_indices=placed.gpu_indices
-        )
         container = Container(
             container_id=container_id,
             app_id=app_id,
@@ -120,7 +118,7 @@ class Fleet:
             spec=spec,
             token=secrets.token_hex(32),
             folder=self._s.folder / container_id,
-            reservation=reservation,
+            reservation=placed.reserved_for(container_id),
             gpu_model=placed.gpu_model,
             started=self._s.clock.monotonic(),
             started_wall=self._s.clock.wall(),
@@ -147,7 +145,7 @@ class Fleet:
             container.machine.fire(ContainerEvent.SPAWNED, now())
         container.pump = OutputPump(self._loop, container.process.outputs, self._output_sink(container))
         self._spawn(self._watch(container))
-        self._loop.call_later(container.spec.effective_startup_timeout, self._boot_overdue, container)
+        self._watch_boot(container)
         if container.state is ContainerState.STOPPING:  # stopped while it was being started
             container.process.kill()
         await _quietly(self._s.store.put_container(container.record()))
@@ -162,6 +160,9 @@ class Fleet:
     def _count_failure(self, target: int) -> None:
         count, _ = self.failed_starts.get(target, (0, 0.0))
         self.failed_starts[target] = (count + 1, self._s.clock.monotonic())
+
+    def _watch_boot(self, container: Container) -> None:
+        self._loop.call_later(container.spec.effective_startup_timeout, self._boot_overdue, container)
 
     def _boot_overdue(self, container: Container) -> None:
         if container.state is not ContainerState.BOOTING:
@@ -244,9 +245,7 @@ class Fleet:
         def sink(stream: int, call: str | None, lines: list[str]) -> None:
             current = call_name(container.current_call) if container.current_call else ""
             owner = call if call is not None else current
-            for value in container.hidden:
-                lines = [line.replace(value, "***") for line in lines]
-            self._s.logs.append(container.app_id, container.container_id, owner, stream, lines)
+            self._s.logs.append(container.app_id, container.container_id, owner, stream, container.redacted(lines))
 
         return sink
 
@@ -296,23 +295,14 @@ class Fleet:
             container.peer.close()
         self.peaks[container.target] = max(self.peaks.get(container.target, 0), container.peak_memory)
         sentence = container.reason or ended.describe()
-        text = self._death_text(container, ended, sentence)
+        text = death_text(container, ended, sentence)
         if booting:
             self._died_booting(container, text)
         charge = container.charge and not container.reason
-        effects = self._s.switch.dispatcher.lost(container.container_id, text, now, charge=charge)
+        memory = ended.oom_killed and container.spec.resources.memory_limit is not None
+        effects = self._s.switch.dispatcher.lost(container.container_id, text, now, charge=charge, memory=memory)
         self._s.switch.perform(effects)
         container.reason = sentence
-
-    def _death_text(self, container: Container, ended: Exit, sentence: str) -> str:
-        if ended.oom_killed:
-            limit = container.spec.resources.memory_limit
-            return (
-                f"OutOfMemoryError: the container passed its memory limit of {limit} MiB (peak "
-                f"{container.peak_memory} MiB). Raise it with memory=({container.spec.resources.memory}, …) "
-                "on the function, or load less at once"
-            )
-        return f"the container of {container.spec.tag} died: {sentence}"
 
     def _died_booting(self, container: Container, text: str) -> None:
         """Nobody told it to: a crash in an import, or out of memory. Tried again a few times."""
@@ -348,31 +338,17 @@ class Fleet:
 
     def recover(self, record: ContainerRecord, spec: FunctionSpec) -> bool:
         """Take over a container of an earlier life, if it is still there. Its inputs wait for it."""
+        if not record.pid:  # the worker died before the launcher had told it; this container will be refused
+            return False
         folder = self._s.folder / record.container_id
         process = self._s.sandbox.adopt(record.container_id, str(folder), record.pid, record.pid_started)
         if process is None:
             return False
-        reserved = json.loads(record.resources)
-        container = Container(
-            container_id=record.container_id,
-            app_id=record.app_id,
-            target=record.function,
-            spec=spec,
-            token=record.token,
-            folder=folder,
-            reservation=Reservation(
-                container_id=record.container_id,
-                cores=reserved["cores"],
-                memory_mib=reserved["memory"],
-                gpu_indices=tuple(reserved["gpus"]),
-            ),
-            gpu_model=reserved["gpu_model"],
-            started=self._s.clock.monotonic(),
-            started_wall=record.created_at,
-        )
+        container = container_of(record, spec, folder, self._s.clock.monotonic())
         now = self._s.clock.monotonic()
         container.machine.fire(ContainerEvent.CONTACT_LOST, now)
         container.process = process
+        container.hidden = self._s.hidden(container)
         container.pump = OutputPump(self._loop, process.outputs, self._output_sink(container))
         self.containers[container.container_id] = container
         self._s.switch.dispatcher.expect(container.target, container.container_id)
@@ -392,9 +368,13 @@ class Fleet:
         now = self._s.clock.monotonic()
         if not booted:
             container.machine.fire(ContainerEvent.ADOPTED_BOOTING, now)
+            self._watch_boot(container)  # the whole time once more: nobody knows how much of it is over
+            # It has no inputs yet: those that were held back for it need not wait for its boot.
+            self._s.switch.perform(self._s.switch.dispatcher.lost(container.container_id, "", now))
+            self.on_change(container.target)
             return
         container.machine.fire(ContainerEvent.ADOPTED_READY, now)
-        works = [(int(item["lease"]), self._work_of(container, item)) for item in running]
+        works = [(int(item["lease"]), work_of(self._s.store, container.target, item)) for item in running]
         # How many inputs it has had is not known any more: it takes no new ones rather than too many.
         limited = container.spec.single_use or container.spec.max_inputs is not None
         effects = self._s.switch.dispatcher.adopt(
@@ -407,23 +387,6 @@ class Fleet:
         )
         self._s.switch.perform(effects)
         self.on_change(container.target)
-
-    def _work_of(self, container: Container, item: dict[str, Any]) -> Work:
-        call = bytes.fromhex(item["call"])
-        indices: Selection = tuple((low, high) for low, high in item["indices"])
-        work = Work(
-            call=call,
-            chunk=int(item["chunk"]),
-            target=container.target,
-            indices=indices,
-            count=sum(high - low for low, high in indices),
-            stream=bool(item.get("stream")),
-        )
-        with contextlib.suppress(errors.NotFoundError):
-            # Journaled even when it is over by now: then the dispatcher knows no input of it, and stops it.
-            work.batch = self._s.store.call(call).kind == "map"
-            work.journaled = True
-        return work
 
     def forget_function(self, target: int) -> None:
         """Its app is stopped and none of its containers is left."""

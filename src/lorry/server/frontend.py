@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,11 @@ MAX_HELLO = 4 * MAX_FRAME
 """Bytes that a connection may send before it is somebody."""
 MAX_INNER = 4 << 20
 """Bytes of a control message of code in a container: it uploads nothing."""
+MAX_STRANGERS = 256
+"""Connections of the inner socket that have not said who they are; with one more, the oldest is closed. A program says
+hello at once, and connects anew when it is cut off."""
+MAX_CONNECTIONS = 1024
+"""Of the code in one container: one per thread that calls functions, and one per map."""
 _PAYLOADS = frozenset((Kind.CALL, Kind.CHUNK, Kind.SPAWN, Kind.RESULT))
 """Frames that may carry descriptors; from others they are closed at once."""
 
@@ -73,6 +79,10 @@ class Frontend:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.peers: set[Peer] = set()
+        self._strangers: dict[Peer, None] = {}
+        """Of the inner socket, the oldest first."""
+        self._connections: Counter[Container] = Counter()
+        """Of clients inside each container."""
         self.on_gone: Callable[[Session], None] = lambda _session: None
         """A client's connection ended."""
 
@@ -80,6 +90,10 @@ class Frontend:
         peer = Peer(sock, self._loop, self._inner_stranger if inner else self._stranger, self._closed)
         peer.assembler.limit = MAX_HELLO
         self.peers.add(peer)
+        if inner:
+            self._strangers[peer] = None
+            if len(self._strangers) > MAX_STRANGERS:
+                next(iter(self._strangers)).close()
 
     def clients(self) -> int:
         """Connections of clients outside containers."""
@@ -87,6 +101,7 @@ class Frontend:
 
     def _closed(self, peer: Peer) -> None:
         self.peers.discard(peer)
+        self._strangers.pop(peer, None)
         identity = peer.identity
         self._broker.peer_gone(peer)
         if isinstance(identity, Container):
@@ -96,6 +111,8 @@ class Frontend:
             self._journal.unsubscribe(peer)
             self._logs.unfollow(peer)
             self.on_gone(identity)
+            if identity.container is not None:
+                self._count(identity.container, -1)
             for call in [call for call, opener in self._switch.openers.items() if opener is peer]:
                 self._loop.call_later(UNCLAIMED, self._abandoned, call, peer)
 
@@ -161,9 +178,21 @@ class Frontend:
             container = self._fleet.identify(parameters)
             if container.spec.restrict_access:
                 raise errors.InvalidError("this function was declared with restrict_access=True: it may call nothing")
+            if self._connections[container] >= MAX_CONNECTIONS:
+                raise errors.ResourceError(
+                    f"this container has {MAX_CONNECTIONS:,} connections to the server, and may not have more: each "
+                    "thread that calls functions has one"
+                )
+            self._count(container, 1)
             peer.become(Session(peer, peer.pid, container), self._from_client, MAX_INNER)
             greeting["app_id"] = container.app_id
+        self._strangers.pop(peer, None)
         return greeting
+
+    def _count(self, container: Container, change: int) -> None:
+        self._connections[container] += change
+        if not self._connections[container]:
+            del self._connections[container]
 
     # Frames of clients
 

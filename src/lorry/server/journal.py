@@ -6,13 +6,16 @@ A call has at most one subscriber (the `.map` that made it) and any number of wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lorry import faults
 from lorry.clock import Clock
 from lorry.errors import CallCancelledError, Error, NotFoundError, OutputExpiredError, StorageFullError
+from lorry.model import selection as sel
 from lorry.model.records import CallKind, CallRecord, CallState, ChunkRecord, ResultRecord, Selection, Status
+from lorry.scheduler.queue import MOST_RANGES
 from lorry.server.parcels import Broker, Parcel, Spool
 from lorry.server.peers import Peer
 from lorry.store.interface import Store
@@ -58,6 +61,8 @@ class Journal:
         payload = await self._durable(call.call, parcel)
         chunk = ChunkRecord(call=call.call, chunk=0, inputs=1, payload=payload)
         accepted = await self._store.accept_spawn(call, chunk)
+        if not accepted:
+            self._spool.remove(payload)
         if faults.armed:
             faults.point("worker.after_accept")
         return accepted
@@ -68,6 +73,8 @@ class Journal:
     async def accept_chunk(self, call: bytes, chunk: int, inputs: int, parcel: Parcel) -> bool:
         payload = await self._durable(call, parcel)
         accepted = await self._store.accept_chunk(ChunkRecord(call=call, chunk=chunk, inputs=inputs, payload=payload))
+        if not accepted:
+            self._spool.remove(payload)
         if faults.armed:
             faults.point("worker.after_accept")
         return accepted
@@ -96,10 +103,11 @@ class Journal:
 
     def record(self, outcome: Outcome) -> None:
         """Write, then deliver. The write is started at once, so that commits are shared."""
-        self._broker.hold(outcome.parcel, outcome)
-        task = asyncio.get_running_loop().create_task(self._record(outcome))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for part in _frames_of(outcome):
+            self._broker.hold(part.parcel, part)
+            task = asyncio.get_running_loop().create_task(self._record(part))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _record(self, outcome: Outcome) -> None:
         try:
@@ -120,9 +128,20 @@ class Journal:
             return False
         if faults.armed:
             faults.point("worker.after_result_commit")
-        if accepted[0]:
-            self._deliver(outcome)
+        if not accepted[0]:
+            self._spool.remove(payload)
+            return True
+        if self._spool.holds(outcome.call):
+            self._drop_inputs(outcome)
+        self._deliver(outcome)
         return True
+
+    def _drop_inputs(self, outcome: Outcome) -> None:
+        """The file of a chunk whose inputs all have results: none of them runs again."""
+        with contextlib.suppress(NotFoundError):
+            chunk = self._store.chunk(outcome.call, outcome.chunk)
+            if sel.count(chunk.done) == chunk.inputs:
+                self._spool.remove(chunk.payload)
 
     def _row(self, outcome: Outcome, payload: bytes) -> ResultRecord:
         flag = b"\1" if outcome.batch else b"\0"
@@ -197,7 +216,12 @@ class Journal:
                     del self._listeners[call]
 
     async def acknowledge(self, call: bytes, chunk: int, indices: Selection) -> None:
+        starts = [low for low, _ in indices] if self._spool.holds(call) else []
+        before = [self._store.result(call, chunk, start) for start in starts]
         await self._store.acknowledge(call, chunk, indices)
+        for start, row in zip(starts, before, strict=True):
+            if row is not None and self._store.result(call, chunk, start) is None:
+                self._spool.remove(row.payload[1:])
 
     async def fetch(self, peer: Peer, number: int, call: bytes, chunk: int, index: int, wait: float | None) -> bool:
         """Send the result of one input as a RESULT frame of this request's number. False: not ready in time."""
@@ -257,6 +281,16 @@ class Journal:
         runs again at the next start."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=SETTLE)
+
+
+def _frames_of(outcome: Outcome) -> list[Outcome]:
+    """One outcome may cover scattered inputs (a cancellation, a failed start): in parts whose selection fits into a
+    frame beside the payload. A list of results fits as it is, since a container sent it in one frame."""
+    ranges = outcome.indices
+    if outcome.batch or len(ranges) <= MOST_RANGES:
+        return [outcome]
+    starts = range(0, len(ranges), MOST_RANGES)
+    return [outcome._replace(indices=ranges[start : start + MOST_RANGES]) for start in starts]
 
 
 def new_call(

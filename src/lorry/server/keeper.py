@@ -22,6 +22,8 @@ HEALTHY = 2.0
 """Seconds after which a worker counts as one that works."""
 MAX_FAILURES = 20
 """Workers that may die young one after the other; then the keeper gives up, and the next client starts afresh."""
+HANDOVER = 5.0
+"""Seconds that a keeper waits for the lock of one that is ending. Too short, and its client waits for nobody."""
 EXIT_FINISHED = 0
 """A worker that ends with 0 (idle, or told to stop) is not started again; nor is one that ends with 78."""
 EXIT_CONFIGURATION = 78
@@ -39,6 +41,16 @@ def lock(state: str) -> bool:
         return False
     os.ftruncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
+    return True
+
+
+def lock_or_leave(state: str, path: str) -> bool:
+    """As `lock`, but one whose socket at `path` is gone ends, or begins, in this moment: that is waited for."""
+    deadline = time.monotonic() + HANDOVER
+    while not lock(state):
+        if os.path.lexists(path) or time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
     return True
 
 
@@ -85,7 +97,7 @@ def reap_rest() -> None:
 
 
 def main(state: str, runtime: str, command: list[str]) -> int:
-    if not lock(state):
+    if not lock_or_leave(state, os.path.join(runtime, "s")):
         return EXIT_FINISHED
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     inner = os.path.join(runtime, "inner")

@@ -174,6 +174,14 @@ class Spool:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root
         self._broker = broker
+        for half_written in root.glob("*/*.part"):  # by a worker that died
+            half_written.unlink()
+        self._calls = set(os.listdir(root))
+        """Folders that there are or were: nearly every call has none."""
+
+    def holds(self, call: bytes) -> bool:
+        """Whether it may have payloads here."""
+        return call.hex() in self._calls
 
     def small(self, parcel: Parcel) -> bytes | None:
         """What to journal if no file is needed."""
@@ -184,6 +192,7 @@ class Spool:
         assert parcel.segment is not None
         folder = self._root / call.hex()
         folder.mkdir(exist_ok=True)
+        self._calls.add(folder.name)
         name = uuid.uuid4().hex
         temporary = folder / f"{name}.part"
         size = offsets(unpack_reference(parcel.body)[1])[1]
@@ -215,6 +224,11 @@ class Spool:
         except FileNotFoundError:
             raise NotFoundError(f"the payload {name.decode()} is not kept any more") from None
 
+    def remove(self, journaled: bytes) -> None:
+        """Forget one payload. Its folder stays: the next one may be on its way into it."""
+        if journaled[:1] == b"\1":
+            (self._root / journaled[1:].partition(b"\0")[0].decode()).unlink(missing_ok=True)
+
     def delete(self, call: bytes) -> None:
         """Forget the files of a call. Open ones stay readable for who has them."""
         folder = self._root / call.hex()
@@ -223,6 +237,7 @@ class Spool:
                 file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # written to in this moment
                 folder.rmdir()
+                self._calls.discard(folder.name)
 
     def collect(self, known: Callable[[bytes], bool], older: float) -> None:
         """Delete the folders of calls that the store does not know any more, if they were last changed before

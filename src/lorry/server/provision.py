@@ -17,7 +17,7 @@ from lorry.images.indexes import IndexSettings
 from lorry.model.function import NAMED_SECRET, FunctionSpec
 from lorry.model.image import ImageSpec
 from lorry.sandbox.interface import Feature, Sandbox, SandboxSpec
-from lorry.sandbox.namespaces import SANDBOX_UID
+from lorry.sandbox.namespaces import sandbox_owner
 from lorry.scheduler.inventory import Inventory
 from lorry.server.blueprint import PACKAGE, Ingredients, sandbox_spec
 from lorry.server.container import Container
@@ -27,12 +27,12 @@ from lorry.storage.trees import TreeStore
 from lorry.storage.volumes import VolumeStore
 from lorry.store.interface import Store
 
-OWNER = (SANDBOX_UID, SANDBOX_UID)
-"""Host uid and gid of everything in a container when the server runs as root; see sandbox.namespaces."""
-
-
 HIDDEN_LENGTH = 6
 """Secret values at least this long are blacked out in logs; shorter ones would black out half of the words."""
+
+
+HIDDEN = "hidden"
+"""File in a container's folder: those values, sealed."""
 
 
 class Provision:
@@ -61,12 +61,13 @@ class Provision:
 
     def refuse(self, spec: FunctionSpec) -> None:
         """InvalidError when this tier cannot give what the function declares; called when the app loads."""
-        wanted: list[Feature] = []
-        if spec.volumes or spec.image.files:
-            wanted.append(Feature.MOUNTS)
-        if spec.block_network:
-            wanted.append(Feature.BLOCK_NETWORK)
-        problems = self._sandbox.missing(wanted)
+        declared = {
+            Feature.MOUNTS: bool(spec.volumes or spec.image.files),
+            Feature.MEMORY_LIMIT: spec.resources.memory_limit is not None,
+            Feature.CPU_LIMIT: spec.resources.cpu_limit is not None,
+            Feature.BLOCK_NETWORK: spec.block_network,
+        }
+        problems = self._sandbox.missing(feature for feature, wanted in declared.items() if wanted)
         if problems:
             raise InvalidError(f"function {spec.tag!r}: {problems[0]}")
 
@@ -80,7 +81,22 @@ class Provision:
         name = self._app_name(container.app_id)
         parts = await asyncio.to_thread(self._gather, container, image, name)
         container.hidden = tuple(value for value in parts.secrets.values() if len(value) >= HIDDEN_LENGTH)
+        if container.hidden:
+            self._note_hidden(container)
         return sandbox_spec(parts, self._settings, self._library, self.isolated)
+
+    def _note_hidden(self, container: Container) -> None:
+        """For a worker that adopts it: the values of *this* container, whatever becomes of the secrets meanwhile."""
+        values = {str(number): value for number, value in enumerate(container.hidden)}
+        (container.folder / HIDDEN).write_bytes(self.secrets.seal(container.container_id, values))
+
+    def hidden(self, container: Container) -> tuple[str, ...]:
+        """What `prepare` noted. In the process tier the program could damage it: then it has only itself to blame."""
+        try:
+            sealed = (container.folder / HIDDEN).read_bytes()
+            return tuple(self.secrets.open(container.container_id, sealed).values())
+        except (OSError, InvalidError):
+            return ()
 
     def _gather(self, container: Container, image: BuiltImage, name: str) -> Ingredients:
         spec = container.spec
@@ -129,14 +145,15 @@ class Provision:
         folder = self._settings.state_dir / "cache" / safe
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            if os.geteuid() == 0:
-                os.chown(folder, *OWNER)
+            if owner := provision_owner():
+                os.chown(folder, *owner)
         return folder
 
 
 def provision_owner() -> tuple[int, int] | None:
     """Who must own what sandboxes write to; None when it is this user anyway."""
-    return OWNER if os.geteuid() == 0 else None
+    owner = sandbox_owner()
+    return None if owner is None else (owner, owner)
 
 
 def _library(state: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -56,7 +57,9 @@ class Retention:
         return True
 
     async def prune(self, *, everything: bool) -> dict[str, int]:
-        """Bytes freed by kind. Nothing that a living app uses goes, whatever its age."""
+        """Bytes freed by kind. Nothing that a living app uses goes, whatever its age.
+
+        `everything`: young images, caches, and logs of stopped apps, which otherwise stay as long as their rows."""
         await self._expire()
         now = self._clock.wall()
         older = now if everything else now - YOUNG
@@ -64,9 +67,9 @@ class Retention:
         freed = {
             "files": await asyncio.to_thread(self._collect_files, blobs, trees, older),
             "images": await self._prune_images(images, 0.0 if everything else YOUNG),
-            "logs": self._prune_logs(),
         }
         if everything:
+            freed["logs"] = self._prune_logs()
             freed["caches"] = await asyncio.to_thread(self._drop_caches)
         return freed
 
@@ -80,7 +83,8 @@ class Retention:
                 spec = from_json(FunctionSpec, record.spec)
                 blobs |= {file.digest for file in spec.image.files}
                 trees.add(self._provision.source(spec).name)
-                images.add(await self._provision.images.digest(spec.image))
+                with contextlib.suppress(errors.ImageBuildError):  # its interpreter was deleted: it can start nothing
+                    images.add(await self._provision.images.digest(spec.image))
                 if spec.source:
                     blobs.add(spec.source)
                     manifest = json.loads(self._provision.blobs.path(spec.source).read_bytes())

@@ -36,17 +36,23 @@ class Scaler:
         self._due: set[int] = set()
         self._reconsider: set[int] = set()
         self._blocked: set[int] = set()
-        self._waiting_since: dict[int, float] = {}
-        """By function: when its queue was last seen to fill."""
+        self._backlog_since: dict[int, float] = {}
+        """By function whose inputs wait: since when they have done so at every look."""
+        self._alarms: dict[int, asyncio.TimerHandle] = {}
         self.apps: dict[int, tuple[str, bool]] = {}
         """By function: its app's id, and whether the app is alive."""
         self.pending: dict[int, str] = {}
         """By function: why its inputs wait, in the words of the last decision."""
+        self._halted = False
         self.refused: Callable[[int, str], None] = lambda _target, _text: None
+
+    def halt(self) -> None:
+        """The server ends. Without this, calls that still come would get a new container for each that is stopped."""
+        self._halted = True
 
     def changed(self, target: int) -> None:
         """Decide once all that happens in this turn of the loop is known."""
-        if target in self._due or not self._matters(target):
+        if self._halted or target in self._due or not self._matters(target):
             return
         self._due.add(target)
         self._loop.call_soon(self._decide, target)
@@ -54,7 +60,10 @@ class Scaler:
     def _matters(self, target: int) -> bool:
         """Nothing to decide on the hot path: no queue, and no container that went idle long ago."""
         queue = self._switch.dispatcher.queues.get(target)
-        return queue is None or bool(queue.pending) or target not in self._reconsider
+        if queue is None or queue.pending:
+            return True
+        self._backlog_since.pop(target, None)
+        return target not in self._reconsider
 
     def tick(self) -> None:
         """Every SCALE_INTERVAL: what waits, idles, or has a floor to keep."""
@@ -76,13 +85,13 @@ class Scaler:
                 views.append(view)
         failures, last_failure = self._fleet.failed_starts.get(target, (0, None))
         if queue.waiting:
-            self._waiting_since.setdefault(target, self._clock.monotonic())
+            self._backlog_since.setdefault(target, self._clock.monotonic())
         else:
-            self._waiting_since.pop(target, None)
+            self._backlog_since.pop(target, None)
         return FunctionLoad(
             scaling=spec.scaling,
             waiting=queue.waiting,
-            waiting_since=self._waiting_since.get(target),
+            backlog_since=self._backlog_since.get(target),
             running=sum(len(slot.leases) for slot in slots.values()),
             max_concurrent=spec.max_concurrent,
             target_concurrent=spec.target_concurrent,
@@ -98,7 +107,7 @@ class Scaler:
     def _decide(self, target: int) -> None:
         self._due.discard(target)
         self._reconsider.add(target)
-        if target not in self.apps:
+        if self._halted or target not in self.apps:
             return
         machine = self._meter.load()
         decision = autoscale.decide(self._clock.monotonic(), self.load(target), machine)
@@ -111,9 +120,17 @@ class Scaler:
         for _ in range(decision.start):
             if not self._start_one(target, decision):
                 break
-        if decision.wake_at is not None:
-            delay = max(SCALE_INTERVAL / 5, decision.wake_at - self._clock.monotonic())
-            self._loop.call_later(delay, self._wake, target)
+        self._set_alarm(target, decision.wake_at)
+
+    def _set_alarm(self, target: int, at: float | None) -> None:
+        """In place of the one that the decision before had set: an idle container is decided about four times a second,
+        and its `scaledown_window` may be days."""
+        before = self._alarms.pop(target, None)
+        if before is not None:
+            before.cancel()
+        if at is not None:
+            delay = max(SCALE_INTERVAL / 5, at - self._clock.monotonic())
+            self._alarms[target] = self._loop.call_later(delay, self._wake, target)
 
     def _wake(self, target: int) -> None:
         self._reconsider.discard(target)
@@ -161,6 +178,8 @@ class Scaler:
     def forget_function(self, target: int) -> None:
         """Its app is stopped and none of its containers is left."""
         self.pending.pop(target, None)
+        self._backlog_since.pop(target, None)
+        self._set_alarm(target, None)
         for targets in (self._due, self._reconsider, self._blocked):
             targets.discard(target)
 

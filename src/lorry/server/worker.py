@@ -32,6 +32,7 @@ from lorry.model.function import FunctionSpec
 from lorry.model.records import AppState, CallState, ContainerRecord
 from lorry.sandbox import detect
 from lorry.sandbox.interface import Feature
+from lorry.sandbox.records import read_exit
 from lorry.server.api import INNER_METHODS, CallApi
 from lorry.server.api_admin import AdminApi
 from lorry.server.api_objects import ObjectApi
@@ -65,6 +66,7 @@ class Worker:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._hand_over = False
         self._clock = clock = SystemClock()
         state = settings.state_dir
         self.store = store = SqliteStore.open(state / "lorry.db", clock.wall())
@@ -88,6 +90,7 @@ class Worker:
             sandbox=sandbox,
             folder=state / "containers",
             prepare=provision.prepare,
+            hidden=provision.hidden,
         )
         self.fleet = fleet = Fleet(services)
         switch.containers = fleet
@@ -98,7 +101,7 @@ class Worker:
         switch.spec_of = apps.spec_of
         self._retention = Retention(clock, store, apps, logs, spool, provision, state / "cache")
         self._sandbox = sandbox
-        self._calls = CallApi(clock, store, apps, switch, journal, logs)
+        self._calls = CallApi(clock, store, apps, switch, journal, logs, provision.refuse)
         objects = ObjectApi(clock, store, provision)
         admin = AdminApi(
             settings,
@@ -123,9 +126,11 @@ class Worker:
     def _app_name(self, app_id: str) -> str:
         return self.store.app(app_id).name
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, hand_over: bool = False) -> None:
+        """`hand_over`: containers and apps go on, for the server that follows."""
         if not self._stopping.is_set():
             print(f"stopping: {reason}", flush=True)
+            self._hand_over = hand_over
             self._stopping.set()
 
     # Start: from the store alone
@@ -157,15 +162,18 @@ class Worker:
         self.apps.recover_clients()
 
     def _forget_container(self, record: ContainerRecord, kill: bool) -> None:
-        folder = self._settings.state_dir / "containers" / record.container_id
+        folder = str(self._settings.state_dir / "containers" / record.container_id)
+        process = None
         if kill and record.pid:
-            process = self._sandbox.adopt(record.container_id, str(folder), record.pid, record.pid_started)
-            if process is not None:
-                process.kill()
-                process.close()
-        ended = dataclasses.replace(
-            record, stopped_at=self._clock.wall(), state="dead", reason="it ended while the server was away"
-        )
+            process = self._sandbox.adopt(record.container_id, folder, record.pid, record.pid_started)
+        if process is not None:
+            process.kill()
+            process.close()
+            reason = "its app was stopped"
+        else:
+            seen = read_exit(folder)
+            reason = "it ended while the server was away" + (f": {seen.describe()}" if seen else "")
+        ended = dataclasses.replace(record, stopped_at=self._clock.wall(), state="dead", reason=reason)
         self._loop.create_task(_awaited(self.store.put_container(ended)))
 
     async def run(self) -> None:
@@ -220,16 +228,23 @@ class Worker:
             await asyncio.sleep(RETENTION_INTERVAL)
 
     async def _shut_down(self) -> None:
+        self.scaler.halt()
+        if not self._hand_over:
+            await self._stop_everything()
+        await self.journal.settle()
+        for listener in self._listeners:  # who comes from now on waits in the backlog, for the next server
+            self._loop.remove_reader(listener)
+        for peer in list(self.frontend.peers):
+            peer.close()
+        self.store.close()
+
+    async def _stop_everything(self) -> None:
         """Ephemeral apps end with the server; deployments and detached runs keep their inputs for the next one."""
         ended = [a.app_id for a in self.apps.alive().values() if a.state is AppState.EPHEMERAL]
         await asyncio.gather(*(self.apps.stop(app_id, "the server was stopped") for app_id in ended))
         for container_id in list(self.fleet.containers):
             self.fleet.stop(container_id, "the server was stopped", within=10.0)
         await self.fleet.settle()
-        await self.journal.settle()
-        for peer in list(self.frontend.peers):
-            peer.close()
-        self.store.close()
 
 
 async def _awaited(write: object) -> None:

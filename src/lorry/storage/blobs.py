@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from lorry.errors import InvalidError, NotFoundError
+from lorry.errors import InvalidError
 from lorry.storage.atomic import (
     FILE_MODE,
     empty_folder,
@@ -63,37 +63,9 @@ class BlobStore:
         """Those that a client has to send, each once, in the order given."""
         return [digest for digest in dict.fromkeys(digests) if not self.has(digest)]
 
-    def put(self, data: bytes | bytearray | memoryview) -> str:
-        """Keep `data`, on disk when this returns. Its digest."""
-        digest = hashlib.sha256(data).hexdigest()
-        if self.has(digest):
-            return digest
-        with self.writer() as writer:
-            writer.write(data)
-            return writer.commit()
-
     def writer(self) -> BlobWriter:
         """For content that arrives in pieces; use it in a `with` block."""
         return BlobWriter(self, self._incoming / temporary_name())
-
-    def open(self, digest: str) -> BinaryIO:
-        """NotFoundError if it is not here."""
-        try:
-            return self.path(digest).open("rb")
-        except FileNotFoundError:
-            raise NotFoundError(f"There is no blob {digest}.") from None
-
-    def delete(self, digest: str) -> bool:
-        """Whether it was here."""
-        try:
-            self.path(digest).unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-    def sizes(self) -> dict[str, int]:
-        """Digest → bytes of every blob."""
-        return {path.name: stat.st_size for path, stat in self._scan()}
 
     def collect(self, keep: set[str], older_than: float) -> Freed:
         """Delete blobs outside `keep` that nobody has asked for since `older_than` (Unix seconds).

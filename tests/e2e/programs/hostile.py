@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+import time
 
 import lorry
 from lorry.wire import identity
@@ -47,6 +48,40 @@ def _connect() -> socket.socket:
     sock.connect(identity.container.socket_path)
     sock.settimeout(5)
     return sock
+
+
+def _is_open(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
+@app.function()
+def many_connections(count: int, most_alive: int, *, hello: bool) -> tuple[int, str]:
+    """How many of them are still open at the end, and what the last one was told. Waits for `most_alive` to be left."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    me = identity.container
+    params = {"protocol": PROTOCOL_VERSION, "role": "client", "container_id": me.container_id, "token": me.token}
+    socks, said = [], ""
+    for _ in range(count):
+        socks.append(_connect())
+        if hello:
+            for frame in encode(Kind.REQUEST, 1, {"method": "hello", "params": params}):
+                socks[-1].send(frame)
+            said = socks[-1].recv(65536)[40:].decode()
+    deadline = time.monotonic() + 5
+    while (alive := sum(map(_is_open, socks))) > most_alive and time.monotonic() < deadline:
+        time.sleep(0.05)  # the server has yet to accept some
+    for sock in socks:
+        sock.close()
+    return alive, said
 
 
 @app.function()
