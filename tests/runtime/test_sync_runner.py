@@ -17,7 +17,7 @@ from lorry.runtime.load import Loaded
 from lorry.runtime.sync_runner import SyncRunner
 from lorry.wire import pickling
 from lorry.wire.endpoint import Endpoint, Frame
-from lorry.wire.frames import MAX_RANGES, NO_CALL, Flag, Kind, pack_selection, unpack_selection
+from lorry.wire.frames import MAX_RANGES, NO_CALL, Flag, Header, Kind, pack_selection, unpack_selection
 
 LEASE = 77
 
@@ -38,9 +38,11 @@ class FakeLink:
     def control(self, frame: Frame) -> Any:
         return {"method": "stop"}
 
-    def send(self, kind: int, payload: tuple[bytes, list[memoryview]], **fields: Any) -> None:
-        assert kind == Kind.RESULT
-        assert len(fields["selection"]) <= 2 + 8 * MAX_RANGES
+    def send(self, header: Header, payload: tuple[bytes, list[memoryview]], selection: bytes = b"") -> None:
+        names = ("kind", "flags", "status", "spare", "number", "lease", "call", "micros", "count")
+        fields: dict[str, Any] = {**dict(zip(names, header, strict=True)), "selection": selection}
+        assert fields["kind"] == Kind.RESULT
+        assert len(selection) <= 2 + 8 * MAX_RANGES
         ok = fields["status"] in (Status.OK, Status.YIELD, Status.DONE)
         self.sent.append((fields, pickling.loads([payload[0], *payload[1]]) if ok else None))
 

@@ -1,91 +1,86 @@
-"""The lookout gives what `receive` gives, and stops looking when that is in vain."""
+"""The lookout gives what `receive` gives, and stays awake where that was faster."""
 
 from __future__ import annotations
 
+import itertools
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from lorry.wire import lookout
-from lorry.wire.endpoint import Endpoint
+from lorry.wire.endpoint import Endpoint, Frame
 from lorry.wire.frames import Kind, pack
-from lorry.wire.lookout import MAX_PAUSE, Lookout
-
-
-class CountingSocket(socket.socket):
-    looks = 0
-    """Receptions that do not wait, counted when they are over."""
-
-    def recvmsg(
-        self, size: int, ancillary: int = 0, flags: int = 0
-    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
-        try:
-            return super().recvmsg(size, ancillary, flags)
-        finally:
-            self.looks += bool(flags & socket.MSG_DONTWAIT)
+from lorry.wire.lookout import PERIOD, TRIAL, Lookout
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[CountingSocket, socket.socket]]:
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    counting = CountingSocket(near.family, near.type, fileno=near.detach())
-    yield counting, far
-    counting.close()
+    yield near, far
+    near.close()
     far.close()
 
 
-def send_once_it_sleeps(waiter: CountingSocket, far: socket.socket, number: int) -> threading.Thread:
-    """Sends from another thread, which waits until `waiter` has looked in vain."""
-    looks = waiter.looks
-
-    def send() -> None:
-        while waiter.looks == looks:
-            pass
-        far.send(pack(Kind.RESULT, number=number))
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    return thread
-
-
-def test_a_frame_that_is_here_is_taken_at_the_first_look(pair: tuple[CountingSocket, socket.socket]) -> None:
+def test_every_frame_arrives_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     watch = Lookout()
-    for number in range(3):
+    for number in range(2 * PERIOD):
         far.send(pack(Kind.RESULT, number=number))
         frame = watch.receive(near, Endpoint())
         assert frame is not None
         assert frame.number == number
-    assert near.looks == 3
 
 
-def test_after_a_look_in_vain_frames_are_slept_for(
-    pair: tuple[CountingSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lookout, "LOOK_SECONDS", -1.0)  # one look, then sleep
-    near, far = pair
-    watch = Lookout()
-    pauses = []
-    for _ in range(8):
-        sender = send_once_it_sleeps(near, far, 7)
-        assert watch.receive(near, Endpoint()) is not None
-        sender.join()
-        looks, pause = near.looks, 0
-        while watch._left:
-            far.send(pack(Kind.RESULT))
-            assert watch.receive(near, Endpoint()) is not None
-            pause += 1
-        assert near.looks == looks
-        pauses.append(pause)
-    assert pauses == [1, 3, 7, 15, 31, 63, MAX_PAUSE, MAX_PAUSE]
-    far.send(pack(Kind.RESULT))
-    watch.receive(near, Endpoint())
-    assert watch._pause == 0, "a look that finds something ends the caution"
-
-
-def test_the_end_of_the_connection_is_none(pair: tuple[CountingSocket, socket.socket]) -> None:
+def test_the_end_of_the_connection_is_none(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     far.close()
-    assert Lookout().receive(near, Endpoint()) is None
+    watch = Lookout()
+    assert [watch.receive(near, Endpoint()) for _ in range(PERIOD)] == [None] * PERIOD
+
+
+def test_a_frame_that_does_not_come_in_time_is_slept_for(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, _far = pair
+    flags_seen: list[int] = []
+
+    def receive(_sock: socket.socket, _endpoint: Endpoint, flags: int = 0) -> Frame | None:
+        flags_seen.append(flags)
+        if flags:
+            raise BlockingIOError
+        return None
+
+    monkeypatch.setattr(lookout, "receive", receive)
+    monkeypatch.setattr(lookout, "LOOK_SECONDS", -1.0)
+    assert lookout.look(near, Endpoint()) is None
+    assert flags_seen == [socket.MSG_DONTWAIT, 0]
+
+
+@pytest.mark.parametrize(("asleep", "awake", "chosen"), [(80.0, 50.0, "look"), (64.0, 60.0, "receive")])
+def test_the_faster_way_is_taken_after_a_trial_of_both(
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    asleep: float,
+    awake: float,
+    chosen: str,
+) -> None:
+    """Microseconds per frame, told to the lookout by a clock of our own."""
+    now = 0.0
+    ways: list[str] = []
+
+    def taking(way: str, micros: float) -> None:
+        nonlocal now
+        now += micros * 1e-6
+        ways.append(way)
+
+    monkeypatch.setattr(lookout, "receive", lambda _sock, _endpoint: taking("receive", asleep))
+    monkeypatch.setattr(lookout, "look", lambda _sock, _endpoint: taking("look", awake))
+    monkeypatch.setattr(lookout.time, "perf_counter", lambda: now)
+    watch = Lookout()
+    for _ in range(2 * PERIOD):
+        watch.receive(pair[0], Endpoint())
+    period = ["receive"] * TRIAL + ["look"] * TRIAL + [chosen] * (PERIOD - 2 * TRIAL)
+    assert [(way, len(list(run))) for way, run in itertools.groupby(ways)] == [
+        (way, len(list(run))) for way, run in itertools.groupby(period * 2)
+    ]

@@ -51,6 +51,8 @@ def indices(sel: Selection) -> Iterator[int]:
 
 def count(sel: Selection) -> int:
     """How many indices."""
+    if len(sel) == 1:
+        return sel[0][1] - sel[0][0]
     return sum(hi - lo for lo, hi in sel)
 
 

@@ -248,15 +248,9 @@ class AsyncRunner:
         if output.flush():
             flags |= Flag.OUTPUT
         self._link.release_unused()
-        self._link.send(
-            Kind.RESULT,
-            payload,
-            flags=flags | (Flag.SELECT if selection else 0),
-            status=status,
-            number=job.frame.number,
-            lease=job.frame.lease,
-            call=job.frame.call,
-            micros=min(int((time.monotonic() - job.started) * 1e6), 2**32 - 1),
-            count=max(1, sel.count(selection)),
-            selection=pack_selection(selection) if selection else b"",
-        )
+        if selection:
+            flags |= Flag.SELECT
+        frame, count = job.frame, max(1, sel.count(selection))
+        micros = min(int((time.monotonic() - job.started) * 1e6), 2**32 - 1)
+        header = (Kind.RESULT, flags, status, 0, frame.number, frame.lease, frame.call, micros, count)
+        self._link.send(header, payload, pack_selection(selection) if selection else b"")

@@ -17,7 +17,8 @@ from lorry.runtime import output
 from lorry.timeouts import CONNECT_POLL, RECONNECT
 from lorry.wire.control import Assembler, encode, raise_error
 from lorry.wire.endpoint import Endpoint, Frame, Message, receive, send
-from lorry.wire.frames import PROTOCOL_VERSION, Flag, Kind, pack
+from lorry.wire.frames import PROTOCOL_VERSION, Flag, Header, Kind, pack
+from lorry.wire.lookout import Lookout
 
 EXIT_SERVER_GONE = 75
 """EX_TEMPFAIL of sysexits.h: the server did not come back within RECONNECT seconds."""
@@ -38,6 +39,7 @@ class Link:
         self._early: deque[Frame] = deque()
         """Frames that came while a reply was awaited."""
         self.endpoint = Endpoint()
+        self._lookout = Lookout()
         self.sock = socket.socket()
         self.sock.close()
         self.moved: Callable[[socket.socket], None] = lambda _before: None
@@ -122,12 +124,11 @@ class Link:
                         raise_error(body)
                     return body
 
-    def send(self, kind: int, payload: Payload, **fields: Any) -> None:
+    def send(self, header: Header, payload: Payload, selection: bytes = b"") -> None:
         """Send a value, to the next server if this one dies meanwhile."""
         while True:
-            messages = self.endpoint.encode(kind, payload, **fields)
             try:
-                send(self.sock, messages)
+                self.endpoint.send(self.sock, header, payload, selection)
                 return
             except ConnectionError:
                 self.connect()
@@ -140,6 +141,8 @@ class Link:
             return
 
     def release_unused(self) -> None:
+        if not self.endpoint.maps.in_use:
+            return
         for number in self.endpoint.maps.unused():
             self.send_plain(Message([pack(Kind.RELEASE, number=number)], []))
 
@@ -148,7 +151,7 @@ class Link:
         while True:
             if self._early:
                 return self._early.popleft()
-            frame = receive(self.sock, self.endpoint)
+            frame = self._lookout.receive(self.sock, self.endpoint)
             if frame is not None:
                 return frame
             self.connect()

@@ -156,19 +156,12 @@ class SyncRunner:
         if faults.armed:
             faults.point("runner.before_result")
         self._link.release_unused()
+        if selection:
+            flags |= Flag.SELECT
+        micros = min(int(seconds * 1e6), 2**32 - 1)
         try:
-            self._link.send(
-                Kind.RESULT,
-                payload,
-                flags=flags | (Flag.SELECT if selection else 0),
-                status=status,
-                number=self._chunk,
-                lease=self._lease,
-                call=self._call,
-                micros=min(int(seconds * 1e6), 2**32 - 1),
-                count=count,
-                selection=pack_selection(selection) if selection else b"",
-            )
+            header = (Kind.RESULT, flags, status, 0, self._chunk, self._lease, self._call, micros, count)
+            self._link.send(header, payload, pack_selection(selection) if selection else b"")
         except OSError as full:  # neither memory nor disk has room for the result
             problem = InvalidError(f"the result of {len(payload[0])} bytes and more cannot be sent: {full}")
             self._reply(Status.ERROR, failure_payload(problem), seconds, flags, count, selection)

@@ -303,7 +303,7 @@ class Dispatcher:
             if slot.draining:
                 effects.append(Drained(slot.container))
         queue.offer(slot)
-        if queue.pending or queue.reserved:
+        if queue.pending.inputs or queue.reserved:
             effects += self._fill(queue, now)
 
     def progress(self, container: str, number: int, elapsed: float, now: float) -> None:

@@ -106,7 +106,8 @@ class Slot:
 
     @property
     def has_room(self) -> bool:
-        return self.serving and len(self.leases) < self.capacity and not self.alone
+        # All of `serving` too, written out: it is asked for twice per call.
+        return not (self.draining or self.alone or self.killed is not None) and len(self.leases) < self.capacity
 
     def spend(self, inputs: int) -> None:
         """Count inputs against `max_inputs`; it drains with the last one."""

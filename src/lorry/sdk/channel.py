@@ -252,7 +252,7 @@ class Channel:
                 self.endpoint.skip(frame)
                 continue  # late words about a call that was given up
             if frame.kind == Kind.RESULT:
-                return self._answer(frame)
+                return Answer(frame, self.endpoint.pieces(frame))
             body = self._assembler.feed(frame.kind, frame.flags, frame.number, frame.body)
             if body is None and frame.flags & Flag.MORE:
                 continue
@@ -300,52 +300,51 @@ class Channel:
     def exchange(self, step: Send) -> Answer:
         """Send a value and wait for its answer; sent again, marked so, if the server was lost meanwhile."""
         call = step.call or self._ids.next()
-        flags = step.flags
-        if self.sock is not None:  # the usual case, without ceremony: this is every `.remote()`
+        if self.sock is None:
+            answer = self._exchange_again(step, call, step.flags)
+        else:  # the usual case, without ceremony: this is every `.remote()`
             try:
-                answer = self._exchange_once(step, call, flags)
+                answer = self._exchange_once(step, call, step.flags)
             except ConnectionError:
                 self.close()
-                flags |= Flag.AGAIN
-            else:
-                display.show_first()
-                return answer
+                answer = self._exchange_again(step, call, step.flags | Flag.AGAIN)
+        display.show_first()
+        return answer
+
+    def _exchange_again(self, step: Send, call: bytes, flags: int) -> Answer:
+        """On a connection that is still to be made, as often as it takes."""
 
         def attempt() -> Answer:
             nonlocal flags
             sent, flags = flags, flags | Flag.AGAIN
             return self._exchange_once(step, call, sent)
 
-        late: Answer = self._retrying(attempt)
-        display.show_first()
-        return late
+        return self._retrying(attempt)  # type: ignore[no-any-return]
 
     def _exchange_once(self, step: Send, call: bytes, flags: int) -> Answer:
         sock = self.sock
         assert sock is not None
-        for buffers, ancillary in self.endpoint.encode(
-            step.kind, step.payload, flags=flags, number=step.number, call=call, count=step.inputs
-        ):
-            sock.sendmsg(buffers, ancillary)
+        header = (step.kind, flags, 0, 0, step.number, 0, call, 0, step.inputs)
+        self.endpoint.send(sock, header, step.payload)
         _waiting.append(self)
         try:
             while True:
-                frame = self._receive(awake=len(_waiting) == 1 and step.kind == Kind.CALL)
+                awake = len(_waiting) == 1 and step.kind == Kind.CALL
+                frame = self._lookout.receive(sock, self.endpoint) if awake else receive(sock, self.endpoint)
+                if frame is None:
+                    raise ConnectionResetError
                 if frame.call == call and frame.kind in (Kind.RESULT, Kind.CHUNK_ACK):
-                    return self._answer(frame)
+                    return Answer(frame, self.endpoint.pieces(frame))
                 self.endpoint.skip(frame)
         finally:
             _waiting.pop()
 
-    def _receive(self, awake: bool = False) -> Frame:
+    def _receive(self) -> Frame:
         assert self.sock is not None
-        frame = (self._lookout.receive if awake else receive)(self.sock, self.endpoint)
+        frame = receive(self.sock, self.endpoint)
         if frame is None:
             raise ConnectionResetError
         return frame
-
-    def _answer(self, frame: Frame) -> Answer:
-        return Answer(frame, self.endpoint.pieces(frame))
 
     def release_unused(self) -> None:
         """Tell the owners which segments nothing here refers to any more."""
@@ -379,7 +378,8 @@ def current() -> Channel:
 def drive(steps: Steps[R]) -> R:
     """Run steps on this thread's connection, blocking."""
     channel = current()
-    channel.release_unused()
+    if channel.endpoint.maps.in_use:
+        channel.release_unused()
     try:
         step = next(steps)
         while True:

@@ -14,10 +14,12 @@ from lorry.wire.codec import from_plain
 from lorry.wire.failures import Failure, rebuild
 from lorry.wire.pickling import Piece
 
+_VALUES = frozenset(map(int, (Status.OK, Status.YIELD, Status.DONE)))
+
 
 def value_of(status: int, pieces: list[Piece]) -> Any:
     """The value, or the exception raised as if the function had run here."""
-    if status in (Status.OK, Status.YIELD, Status.DONE):
+    if status in _VALUES:
         return load(pieces)
     raise exception_of(status, bytes(pieces[0]))
 

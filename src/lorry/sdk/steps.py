@@ -9,6 +9,7 @@ get = twin(_get)                           # obj.get(…) blocks, await obj.get.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
@@ -54,6 +55,14 @@ class Answer(NamedTuple):
 Steps = Generator[Ask | Send, Any, R]
 
 
+@functools.cache
+def _blocking() -> Callable[..., Any]:
+    """Imported at the first call, and only then: an import statement costs 2 µs of each call otherwise."""
+    from lorry.sdk.channel import drive
+
+    return drive
+
+
 class BoundTwin(Generic[P, R]):
     """A method with two faces."""
 
@@ -63,9 +72,8 @@ class BoundTwin(Generic[P, R]):
         self._steps = steps
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        from lorry.sdk.channel import drive
-
-        return drive(self._steps(*args, **kwargs))
+        value: R = _blocking()(self._steps(*args, **kwargs))
+        return value
 
     def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         from lorry.sdk.async_channel import drive

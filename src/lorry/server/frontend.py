@@ -24,11 +24,11 @@ from lorry.server.fleet import Fleet
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
 from lorry.server.parcels import Broker, Parcel
-from lorry.server.peers import Header, Peer, close_all
+from lorry.server.peers import Peer, close_all
 from lorry.server.switch import Switch
 from lorry.timeouts import UNCLAIMED
 from lorry.wire.control import MAX_MESSAGE
-from lorry.wire.frames import MAX_FRAME, PROTOCOL_VERSION, Flag, Kind, pack, unpack_selection
+from lorry.wire.frames import MAX_FRAME, PROTOCOL_VERSION, Flag, Header, Kind, pack, unpack_selection
 
 MAX_HELLO = 4 * MAX_FRAME
 """Bytes that a connection may send before it is somebody."""

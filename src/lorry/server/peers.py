@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lorry.wire.control import Assembler, encode, encode_error
-from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Kind
+from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Header, Kind
 
 _CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY = socket.CMSG_SPACE(4 * 4)
@@ -27,8 +27,6 @@ _CREDENTIALS = struct.Struct("3i")
 _HARD_BACKLOG = 65_536
 _HARD_BYTES = 512 << 20
 """Frames, or bytes, queued for a peer that does not read at all; then it is cut off."""
-
-Header = tuple[int, int, int, int, int, int, bytes, int, int]
 
 
 class Peer:
@@ -98,7 +96,10 @@ class Peer:
             return
         if not self._queue:
             try:
-                self._sendmsg(buffers, descriptors)
+                if descriptors:
+                    self._sendmsg(buffers, descriptors)
+                else:
+                    self._sock.sendmsg(buffers)
                 return
             except (BlockingIOError, InterruptedError):
                 self._loop.add_writer(self._sock, self._writable)

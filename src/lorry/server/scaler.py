@@ -60,7 +60,7 @@ class Scaler:
     def _matters(self, target: int) -> bool:
         """Nothing to decide on the hot path: no queue, and no container that went idle long ago."""
         queue = self._switch.dispatcher.queues.get(target)
-        if queue is None or queue.pending:
+        if queue is None or queue.pending.inputs:
             return True
         self._backlog_since.pop(target, None)
         return target not in self._reconsider

@@ -31,10 +31,10 @@ from lorry.scheduler.dispatch import (
 )
 from lorry.server.journal import Journal, Outcome, new_call
 from lorry.server.parcels import Broker, Parcel
-from lorry.server.peers import Header, Peer
+from lorry.server.peers import Peer
 from lorry.store.interface import Store
 from lorry.timeouts import UNCLAIMED
-from lorry.wire.frames import HEADER, Flag, Kind, pack, pack_selection, unpack_selection
+from lorry.wire.frames import HEADER, Flag, Header, Kind, pack, pack_selection, unpack_selection
 
 SHARE_SECONDS = 0.1
 """Work that a container gets at once out of a journaled chunk."""
@@ -131,7 +131,7 @@ class Switch:
         if not header[1] & Flag.SEGMENT and not descriptors:  # the usual case: nothing to hold
             self._call(peer, header, Parcel(body))
             return
-        parcel = self._parcel(peer, header[1], body, descriptors)
+        parcel = self._broker.receive(peer, header[1], body, descriptors)
         self._broker.hold(parcel, header)
         try:
             self._call(peer, header, parcel)
@@ -155,10 +155,6 @@ class Switch:
             faults.point("worker.call_received")
         self._origins[call] = peer
         self.submit(Work(call=call, target=target, stream=bool(flags & Flag.STREAM), again=again), parcel)
-
-    def _parcel(self, peer: Peer, flags: int, body: bytes, descriptors: Any) -> Parcel:
-        plain = not flags & Flag.SEGMENT and not descriptors
-        return Parcel(body) if plain else self._broker.receive(peer, flags, body, descriptors)
 
     def submit(self, work: Work, parcel: Parcel | None) -> None:
         """Queue a work. `parcel` None: its payload is in the journal."""
@@ -231,7 +227,8 @@ class Switch:
             body = bytes(rest)
         elif count == 0:
             indices = ()
-        parcel = self._parcel(peer, flags, body, descriptors)
+        plain = not flags & Flag.SEGMENT and not descriptors
+        parcel = Parcel(body) if plain else self._broker.receive(peer, flags, body, descriptors)
         ended = _STATUSES[status]
         if ended in _STREAMED and (known := self.dispatcher.leases.get(lease)) and not known.work.stream:
             raise ValueError("a container sent a generator's value for an input that is none")

@@ -20,6 +20,7 @@ from lorry.wire.frames import (
     MAX_INLINE,
     NO_CALL,
     Flag,
+    Header,
     Kind,
     pack,
     pack_reference,
@@ -77,19 +78,35 @@ class Endpoint:
         selection: bytes = b"",
     ) -> list[Message]:
         """The frames that carry `payload`: one, preceded by DROP frames if the pool had to make room."""
+        header = (kind, flags, status, 0, number, lease, call, micros, count)
         first, buffers = payload
-        if not buffers and len(first) + len(selection) <= MAX_INLINE:
-            header = HEADER.pack(kind, flags, status, 0, number, lease, call, micros, count)
-            return [Message([header, selection, first] if selection else [header, first], [])]
+        if buffers or len(first) + len(selection) > MAX_INLINE:
+            return self._in_segment(header, payload, selection)
+        packed = HEADER.pack(*header)
+        return [Message([packed, selection, first] if selection else [packed, first], [])]
+
+    def send(
+        self, sock: socket.socket, header: Header, payload: tuple[bytes, Sequence[Piece]], selection: bytes = b""
+    ) -> None:
+        """`encode` and send on a blocking socket, the shortest way. ConnectionError when the other side is gone."""
+        first, buffers = payload
+        if buffers or len(first) + len(selection) > MAX_INLINE:
+            send(sock, self._in_segment(header, payload, selection))
+        else:
+            sock.sendmsg((HEADER.pack(*header), selection, first))
+
+    def _in_segment(self, header: Header, payload: tuple[bytes, Sequence[Piece]], selection: bytes) -> list[Message]:
+        first, buffers = payload
         segment, dropped = self.pool.write([first, *buffers])
-        header = HEADER.pack(kind, flags | Flag.SEGMENT, status, 0, number, lease, call, micros, count)
+        kind, flags, *others = header
+        packed = HEADER.pack(kind, flags | Flag.SEGMENT, *others)
         reference = pack_reference(segment.number, [len(first), *map(len, buffers)])
         ancillary: Ancillary = []
         if not segment.sent:
             segment.sent = True
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [segment.fd]))]
         messages = [Message([pack(Kind.DROP, number=old)], []) for old in dropped]
-        return [*messages, Message([header, selection, reference], ancillary)]
+        return [*messages, Message([packed, selection, reference], ancillary)]
 
     def decode(self, data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> Frame:
         """One received frame. A descriptor that came with it is mapped under the segment that it names.
@@ -121,6 +138,8 @@ class Endpoint:
 
     def pieces(self, frame: Frame) -> list[Piece]:
         """The payload of a frame. Views of a segment stay valid until nothing refers to them."""
+        if not frame.flags & (Flag.SEGMENT | Flag.SELECT):
+            return [frame.body]
         body = payload_body(frame)
         if frame.flags & Flag.SEGMENT:
             number, lengths = unpack_reference(body)

@@ -27,6 +27,8 @@ HEADER_SIZE = HEADER.size
 MAX_INLINE = MAX_FRAME - HEADER_SIZE - 256
 """Bytes of payload that fit in a frame beside the largest selection that a client makes."""
 NO_CALL = bytes(16)
+Header = tuple[int, int, int, int, int, int, bytes, int, int]
+"""The fields of HEADER in their order. Hot paths write them so: keywords cost a microsecond at each hop."""
 
 
 class Kind:

@@ -160,7 +160,8 @@ class SegmentMap:
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
-        self._in_use: set[int] = set()
+        self.in_use: set[int] = set()
+        """Segments that the last look found in use."""
 
     def add(self, number: int, fd: int) -> None:
         """Map a segment that arrived with a frame. Takes over `fd`."""
@@ -176,26 +177,24 @@ class SegmentMap:
         starts, end = offsets(lengths)
         if end > len(mapped):
             raise ValueError(f"segment {number} has {len(mapped)} bytes, its reference names {end}")
-        self._in_use.add(number)
+        self.in_use.add(number)
         whole = memoryview(mapped)
         return [whole[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
     def unused(self) -> list[int]:
         """Segments that were in use and to which nothing refers now; each is reported once."""
-        if not self._in_use:  # nearly always: it is asked for at every call
-            return []
-        done = [number for number in self._in_use if self._idle(number)]
-        self._in_use.difference_update(done)
+        done = [number for number in self.in_use if self._idle(number)]
+        self.in_use.difference_update(done)
         return done
 
     def drop(self, number: int) -> None:
         """The owner gave it up. Values that still refer to it keep the memory alive."""
         self._maps.pop(number, None)
-        self._in_use.discard(number)
+        self.in_use.discard(number)
 
     def clear(self) -> None:
         self._maps.clear()
-        self._in_use.clear()
+        self.in_use.clear()
 
     def _idle(self, number: int) -> bool:
         # Exported buffers hold references to the mmap object. Two remain without them: the dictionary's and
