@@ -69,7 +69,7 @@ def environ() -> dict[str, str]:
 class Contestant:
     """A warm process that measures itself when it is asked."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, start_limit: float = START_LIMIT) -> None:
         python = python_of(entry.environment)
         if python is None:
             raise OutError(f"no environment {entry.environment!r}: python benchmarks/setup.py makes it")
@@ -91,7 +91,7 @@ class Contestant:
             )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
-        self._take(START_LIMIT)
+        self._take(start_limit)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -156,15 +156,20 @@ class Results:
 class Contest:
     """Warm contestants and the rounds between them. Use as a context manager."""
 
-    def __init__(self, entries: Sequence[Entry], results: Results) -> None:
+    def __init__(self, entries: Sequence[Entry], results: Results, *, start_limit: float = START_LIMIT) -> None:
         self.results = results
         self._turn = 0
         self._warm: dict[str, Contestant] = {}
         for entry in entries:
             try:
-                self._warm[entry.name] = Contestant(entry)
+                self._warm[entry.name] = Contestant(entry, start_limit)
             except OutError as reason:
                 self._note(f"{entry.name}: {reason}")
+
+    @property
+    def turn(self) -> int:
+        """The number of the last round."""
+        return self._turn
 
     def __enter__(self) -> Contest:
         return self

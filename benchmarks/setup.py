@@ -19,6 +19,7 @@ ENVIRONMENTS = {
     "ray": ("ray==2.60.0", NUMPY),
     "dask": ("distributed==2026.8.0", "dask==2026.8.0", NUMPY),
     "joblib": ("joblib==1.5.*", NUMPY),
+    "coldstart": ("ray==2.60.0", "torch==2.13.0", "safetensors==0.8.0", NUMPY),
 }
 
 
@@ -43,6 +44,8 @@ def make(name: str, packages: tuple[str, ...]) -> None:
     own_uv = Path(lorry_python()).parent / "uv"
     uv = str(own_uv) if own_uv.exists() else shutil.which("uv")
     environ = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+    if "PIP_FIND_LINKS" in environ:  # uv does not read pip's settings
+        environ.setdefault("UV_FIND_LINKS", environ["PIP_FIND_LINKS"])
     if uv is None:
         subprocess.run([lorry_python(), "-m", "venv", folder], check=True)
         install = [folder / "bin" / "pip", "install", "-q"]

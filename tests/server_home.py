@@ -106,3 +106,22 @@ def entered(home: ServerHome) -> Iterator[ServerHome]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Host pids whose stdout or stderr is this container's, ascending."""
+    try:
+        wanted = [(folder / name).stat() for name in ("out", "err")]
+    except OSError:
+        return []
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        for number in (1, 2):
+            try:
+                theirs = os.stat(f"/proc/{entry}/fd/{number}")
+            except OSError:
+                continue
+            if any(os.path.samestat(theirs, ours) for ours in wanted):
+                found.append(int(entry))
+                break
+    return sorted(found)

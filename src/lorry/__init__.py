@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lorry import exception
+    from lorry import exception, weights
     from lorry.sdk.app import App
     from lorry.sdk.call import FunctionCall
     from lorry.sdk.cls import Cls
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lorry.sdk.function import Function
     from lorry.sdk.image import Image
     from lorry.sdk.retries import Retries
+    from lorry.sdk.sandbox import Sandbox
     from lorry.sdk.secret import Secret
     from lorry.sdk.volume import Volume
 
@@ -46,6 +47,7 @@ _HOMES = {
     "FunctionCall": "call",
     "Image": "image",
     "Retries": "retries",
+    "Sandbox": "sandbox",
     "Secret": "secret",
     "Volume": "volume",
     "asgi_app": "decorators",
@@ -68,7 +70,7 @@ _HOMES = {
 
 
 _NEEDS_LINUX = "Lorry runs on Linux in this version: on macOS in a Linux virtual machine, on Windows in WSL2"
-_SUBMODULES = ("app", "cls", "exception", "functions", "image", "secret", "volume")
+_SUBMODULES = ("app", "cls", "exception", "functions", "image", "secret", "volume", "weights")
 
 
 def __getattr__(name: str) -> Any:
@@ -97,6 +99,7 @@ __all__ = [
     "FunctionCall",
     "Image",
     "Retries",
+    "Sandbox",
     "Secret",
     "Volume",
     "asgi_app",
@@ -114,5 +117,6 @@ __all__ = [
     "method",
     "parameter",
     "web_server",
+    "weights",
     "wsgi_app",
 ]

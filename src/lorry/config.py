@@ -29,7 +29,7 @@ class Settings:
     runtime_dir: Path
     """Sockets; emptied by a reboot."""
     sandbox: str = "auto"
-    """`auto`, `namespaces` or `process`."""
+    """`auto`, `namespaces`, `bwrap` or `process`."""
     idle_exit: float = IDLE_EXIT
     """Seconds without anything to do after which the embedded server ends."""
     gpu_fixture: str = ""

@@ -15,9 +15,11 @@ Error
 ├── ImageBuildError           carries the tail of the build log
 ├── TimeoutError
 │   ├── FunctionTimeoutError
+│   ├── SandboxTimeoutError
 │   └── OutputExpiredError    the result was there and its seven days are over
 ├── RemoteError               the remote exception itself could not be sent
 │   ├── ContainerLostError    the container died under the input every time it was tried
+│   ├── SandboxTerminatedError  a sandbox was stopped before its program had ended
 │   └── CallCancelledError    somebody cancelled the call, or its app was stopped
 └── InternalError             Lorry's own fault: please report
 
@@ -89,6 +91,10 @@ class FunctionTimeoutError(TimeoutError):
     """An input ran longer than its function's `timeout`."""
 
 
+class SandboxTimeoutError(TimeoutError):
+    """A sandbox ran longer than its `timeout`."""
+
+
 class OutputExpiredError(TimeoutError):
     """The result was ready once, and its retention (7 days) is over."""
 
@@ -99,6 +105,10 @@ class RemoteError(Error):
 
 class ContainerLostError(RemoteError):
     """The container died under this input each time it was tried."""
+
+
+class SandboxTerminatedError(RemoteError):
+    """A sandbox was stopped before its program had ended."""
 
 
 class CallCancelledError(RemoteError):

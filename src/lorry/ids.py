@@ -1,4 +1,5 @@
-"""Ids are 128 random bits behind a prefix that says what they name: `ap-`, `fc-`, `ct-`, `vo-`, `se-`, `im-`."""
+"""Ids are 128 random bits behind a prefix that says what they name: `ap-`, `fc-`, `ct-`, `sb-`, `ex-`, `vo-`, `se-`,
+`im-`."""
 
 from __future__ import annotations
 

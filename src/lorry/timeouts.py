@@ -17,6 +17,8 @@ KILL_GRACE = 5.0
 """Between asking user code to stop and SIGKILL. Too short cuts off clean-up, too long holds a cancelled GPU."""
 SERVER_START = 20.0
 """Client: until a server that it started must answer. Too short fails on a loaded laptop."""
+FORK = 10.0
+"""Server: until a fork of a template must have connected; then its container starts cold. A fork takes milliseconds."""
 EXIT_HOOKS = 30.0
 """`@exit` methods of a container (SDK.md). Longer holds up scale-down and server stop."""
 RECONNECT = 60.0

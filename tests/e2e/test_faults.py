@@ -13,7 +13,7 @@ from pathlib import Path
 
 import journal
 import pytest
-from server_home import PROGRAMS, ServerHome, wait_until
+from server_home import PROGRAMS, ServerHome, processes_of, wait_until
 
 import lorry
 from lorry import exception
@@ -105,7 +105,7 @@ def kill(home: ServerHome, victim: str) -> None:
         os.kill(home_worker_of(home), signal.SIGKILL)
     else:
         for name in os.listdir(home.state / "containers"):
-            for pid in pids_of(home.state / "containers" / name):
+            for pid in processes_of(home.state / "containers" / name):
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -113,19 +113,6 @@ def home_worker_of(home: ServerHome) -> int:
     import json
 
     return int(json.loads((home.state / "server.json").read_text())["pid"])
-
-
-def pids_of(folder: Path) -> list[int]:
-    """Host processes whose stdout is this container's."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                if os.readlink(f"/proc/{entry}/fd/1") == str(folder / "out"):
-                    found.append(int(entry))
-            except OSError:
-                continue
-    return found
 
 
 def test_a_function_that_runs_survives_the_worker_s_death_and_is_not_started_again(own_server: ServerHome) -> None:
@@ -181,7 +168,7 @@ def test_a_stopped_container_is_killed_when_its_time_is_over(own_server: ServerH
         call = quick.spawn("never")
         wait_until(lambda: traces(own_server, "waiting"))
         for name in os.listdir(own_server.state / "containers"):
-            for pid in pids_of(own_server.state / "containers" / name):
+            for pid in processes_of(own_server.state / "containers" / name):
                 os.kill(pid, signal.SIGSTOP)
         with pytest.raises(exception.FunctionTimeoutError):
             call.get(timeout=30)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import limits
 import pytest
-from server_home import ServerHome, entered, wait_until
+from server_home import ServerHome, entered, processes_of, wait_until
 
 import lorry
 from lorry import exception
@@ -51,19 +51,6 @@ def alive() -> list[dict[str, object]]:
 
 def volume_folder(home: ServerHome) -> Path:
     return home.state / "volumes" / str(limits.out.hydrate().object_id)
-
-
-def pids_of(home: ServerHome, container_id: str) -> list[int]:
-    """Host processes whose stdout is this container's."""
-    wanted = str(home.state / "containers" / container_id / "out")
-    found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if os.readlink(f"/proc/{entry}/fd/2") in (wanted, wanted.replace("/out", "/err")):
-                found.append(int(entry))
-        except OSError:
-            continue
-    return sorted(found)
 
 
 # Memory
@@ -159,7 +146,7 @@ def test_killing_pid_1_of_a_container_runs_its_input_again(server: ServerHome) -
     folder = volume_folder(server)
     wait_until(lambda: (folder / "killed").exists())
     container = next(c for c in alive() if c["function"] == "leave_pid")
-    os.kill(pids_of(server, str(container["container_id"]))[0], signal.SIGKILL)
+    os.kill(processes_of(server.state / "containers" / str(container["container_id"]))[0], signal.SIGKILL)
     (folder / "killed.go").write_text("")
     assert call.get(timeout=30) is None
     assert len((folder / "killed").read_text().split()) == 2

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import journal
 import pytest
-from server_home import ServerHome
-from test_faults import home_worker_of, pids_of, traces
+from server_home import ServerHome, processes_of
+from test_faults import home_worker_of, traces
 
 INPUTS = 2_000
 ROUNDS = 50
@@ -54,5 +54,5 @@ def kill(home: ServerHome, victim: str) -> None:
         os.kill(home_worker_of(home), signal.SIGKILL)
     else:
         for folder in Path(home.state, "containers").iterdir():
-            for pid in pids_of(folder):
+            for pid in processes_of(folder):
                 os.kill(pid, signal.SIGKILL)

@@ -104,8 +104,8 @@ def test_a_script_is_loaded_under_the_alias_of_main_and_its_guard_holds(source: 
 def test_a_class_has_its_methods_hooks_and_parameters(source: str) -> None:
     found = loaded(source, "Model", FunctionKind.CLASS, parameters=packed({"name": "n"}))
     assert set(found.methods) == {"show", "helper"}
-    assert [hook.__name__ for hook in found.enters] == ["snapped", "first", "second"]
-    for hook in found.enters:
+    assert [hook.__name__ for hook in [*found.snaps, *found.enters]] == ["snapped", "first", "second"]
+    for hook in [*found.snaps, *found.enters]:
         hook()
     assert found.methods["show"]() == (3, "n", ["first", "second"], 2)
     (last,) = found.exits

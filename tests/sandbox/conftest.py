@@ -18,9 +18,17 @@ def make_box(tier: str, base: Path) -> Box:
         pytest.skip(str(e))
 
 
-@pytest.fixture(params=["namespaces", "process"])
+@pytest.fixture(params=["namespaces", "bwrap", "process"])
 def box(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Box]:
     """Each tier in turn."""
+    box = make_box(request.param, tmp_path)
+    yield box
+    box.kill_all()
+
+
+@pytest.fixture(params=["namespaces", "bwrap"])
+def confined(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Box]:
+    """Each tier that isolates."""
     box = make_box(request.param, tmp_path)
     yield box
     box.kill_all()

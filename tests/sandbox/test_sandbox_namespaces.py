@@ -45,7 +45,8 @@ assert libc.unshare({NEWUSER_NEWNS}) == 0, os.strerror(ctypes.get_errno())
 print(libc.mount(None, b'/usr', None, flags, None), os.strerror(ctypes.get_errno()))
 print(libc.umount2(b'/usr', 2), libc.umount2(b'/', 2))
 """
-    lines = isolated.prints(code, argv=(PYTHON, "-I", "-c", code)).splitlines()
+    # A template may make namespaces; a container's filter of system calls stops it before.
+    lines = isolated.prints(code, argv=(PYTHON, "-I", "-c", code), template=True).splitlines()
     assert lines[0] == lines[1] == "-1 Operation not permitted"
     assert lines[2] == "-1 -1"
 

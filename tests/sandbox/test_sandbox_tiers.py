@@ -11,7 +11,8 @@ import pytest
 from sandbox_box import LIMITS, run_forbidding
 
 from lorry.errors import InvalidError, ResourceError
-from lorry.sandbox import detect
+from lorry.sandbox import bwrap, detect
+from lorry.sandbox.bwrap import BwrapSandbox
 from lorry.sandbox.interface import Exit, Feature, Mount, SandboxSpec
 from lorry.sandbox.limits import NoLimits
 from lorry.sandbox.namespaces import Facts, NamespaceSandbox, causes
@@ -43,15 +44,47 @@ def test_where_unshare_is_forbidden_the_probe_says_so_and_auto_takes_the_process
     )
     reports, chosen = json.loads(out)
     assert chosen == "process"
-    assert [(tier, works) for tier, works, _ in reports] == [("namespaces", False), ("process", True)]
+    assert [(tier, works) for tier, works, _ in reports] == [
+        ("namespaces", False),
+        ("bwrap", False),
+        ("process", True),
+    ]
     assert "seccomp" in reports[0][2]
     assert "making namespaces: Operation not permitted" in reports[0][2]
-    assert "without isolation" in reports[1][2]
+    assert "without isolation" in reports[2][2]
 
 
 def test_auto_takes_namespaces_where_they_work() -> None:
-    works = not NamespaceSandbox(LIMITS).check()
-    assert detect.choose(None, LIMITS).name == ("namespaces" if works else "process")
+    if problems := NamespaceSandbox(LIMITS).check():
+        pytest.skip(problems[0])
+    assert detect.choose(None, LIMITS).name == "namespaces"
+
+
+def test_auto_takes_bwrap_where_only_that_may_make_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NamespaceSandbox, "check", lambda self: ("AppArmor forbids it",))
+    monkeypatch.setattr(BwrapSandbox, "check", lambda self: ())
+    assert detect.choose(None, LIMITS).name == "bwrap"
+
+
+def test_bwrap_says_what_is_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        assert "ordinary users" in BwrapSandbox(LIMITS).check()[0]
+    monkeypatch.setattr(bwrap, "sandbox_owner", lambda: None)
+    monkeypatch.setattr(bwrap.shutil, "which", lambda name: None)
+    assert "apt-get install bubblewrap" in BwrapSandbox(LIMITS).check()[0]
+    assert "AppArmor" in bwrap.explain("setting up uid map: Permission denied")
+    assert "too old" in bwrap.explain("Unknown option --disable-userns")
+
+
+def test_bwrap_mounts_nothing_where_a_link_could_lead_it_astray(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/usr")
+    frozen = Mount(source=str(tmp_path), target="/data")
+    bwrap.refuse_traps(frozen, Mount(source="/usr", target="/data/plain"))
+    bwrap.refuse_traps(frozen, Mount(source="/usr", target="/elsewhere"))
+    with pytest.raises(InvalidError, match="symbolic link"):
+        bwrap.refuse_traps(frozen, Mount(source="/usr", target="/data/link/below"))
+    with pytest.raises(InvalidError, match="writable"):
+        bwrap.refuse_traps(replace(frozen, read_only=False), Mount(source="/usr", target="/data/plain"))
 
 
 def test_a_named_tier_is_never_replaced_by_a_weaker_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +94,7 @@ def test_a_named_tier_is_never_replaced_by_a_weaker_one(monkeypatch: pytest.Monk
 
 
 def test_an_unknown_tier_is_refused_with_the_list() -> None:
-    with pytest.raises(InvalidError, match="auto, namespaces, process"):
+    with pytest.raises(InvalidError, match="auto, namespaces, bwrap, process"):
         detect.choose("docker", LIMITS)
 
 
@@ -96,7 +129,8 @@ def test_the_process_tier_says_why_it_cannot_mount_and_how_to_get_there() -> Non
 
 def test_without_control_groups_only_what_rlimits_give_is_promised() -> None:
     assert NamespaceSandbox(NoLimits()).missing(list(Feature)) != ()
-    assert {Feature.MEMORY_LIMIT, Feature.PIDS_LIMIT, Feature.MOUNTS, Feature.BLOCK_NETWORK} == {
+    kernel = {Feature.MOUNTS, Feature.BLOCK_NETWORK, Feature.LAYERS}
+    assert {Feature.MEMORY_LIMIT, Feature.PIDS_LIMIT, *kernel} == {
         feature for feature in Feature if not NamespaceSandbox(NoLimits()).missing([feature])
     }
     assert {Feature.MEMORY_LIMIT} == {

@@ -17,7 +17,12 @@ from sandbox_box import PYTHON
 USER = 65532
 NEEDED = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
 OURS = ("lorry.sandbox", "lorry.errors", "lorry.ids")
-SUITES = ("test_sandbox_conformance.py", "test_sandbox_namespaces.py")
+SUITES = (
+    "test_sandbox_conformance.py",
+    "test_sandbox_namespaces.py",
+    "test_sandbox_seccomp.py",
+    "test_sandbox_enter.py",
+)
 IGNORE = shutil.ignore_patterns("__pycache__")
 
 

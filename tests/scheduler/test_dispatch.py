@@ -698,9 +698,9 @@ def test_an_input_that_passes_the_memory_limit_alone_is_tried_twice() -> None:
     d = dispatcher()
     d.submit(call(), 0.0)
     (send,) = sends(ready(d, "a"))
-    assert d.lost(send.container, "OutOfMemoryError: too much", 1.0, memory=True) == []
+    assert d.lost(send.container, "OutOfMemoryError: too much", 1.0, own_limit=True) == []
     (send,) = sends(ready(d, "b"))
-    (end,) = d.lost(send.container, "OutOfMemoryError: too much", 2.0, memory=True)
+    (end,) = d.lost(send.container, "OutOfMemoryError: too much", 2.0, own_limit=True)
     assert isinstance(end, Finish)
     assert end.status is Status.LOST
     assert end.text.startswith("OutOfMemoryError: too much. The input was alone in the container, 2 times")
@@ -717,7 +717,7 @@ def test_many_inputs_that_pass_the_memory_limit_together_are_halved_until_one_is
         for send in sends(effects):
             if sel.covers(send.work.indices, ((5, 6),)):  # input 5 takes too much
                 deaths += 1
-                ended += [e for e in d.lost(send.container, "memory", 1.0, memory=True) if isinstance(e, Finish)]
+                ended += [e for e in d.lost(send.container, "memory", 1.0, own_limit=True) if isinstance(e, Finish)]
                 effects = ready(d, f"ct-{deaths}")
             else:
                 effects = ends(d, send).effects

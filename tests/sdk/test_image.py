@@ -58,9 +58,11 @@ def test_the_client_s_own_python_version_may_be_named(version: str | None) -> No
     assert spec(Image.debian_slim(python_version=version)) == spec(slim)
 
 
-@pytest.mark.parametrize("version", ["3.9", "2.7", f"{HERE}.99"])
-def test_another_python_version_names_the_one_that_there_is(version: str) -> None:
-    with pytest.raises(InvalidError, match=f"{re.escape(HERE)}.*Debian root image"):
+@pytest.mark.parametrize(
+    ("version", "words"), [("3.9", "3.11 to 3.14"), ("2.7", "3.11"), (f"{HERE}.99", "minor version")]
+)
+def test_a_python_version_that_cannot_be_is_refused(version: str, words: str) -> None:
+    with pytest.raises(InvalidError, match=words):
         Image.debian_slim(version)
 
 
@@ -383,10 +385,6 @@ def test_the_recipe_id_is_the_same_in_every_process(tmp_path: Path) -> None:
         lambda: Image.from_registry("debian"),
         lambda: Image.from_dockerfile("Dockerfile"),
         lambda: Image.micromamba(),
-        lambda: slim.apt_install("git", "ffmpeg"),
-        lambda: slim.run_commands("echo"),
-        lambda: slim.run_function(print, gpu="any"),
-        lambda: slim.uv_sync(),
     ],
 )
 def test_methods_of_a_later_version_say_what_works_now(call: Callable[[], object]) -> None:
@@ -410,4 +408,4 @@ def test_the_module_needs_the_standard_library_only() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = eval(done.stdout)
-    assert {name.split(".")[1] for name in loaded if "." in name} <= {"errors", "model", "sdk"}
+    assert {name.split(".")[1] for name in loaded if "." in name} <= {"errors", "model", "sdk", "wire"}

@@ -89,6 +89,19 @@ def test_impossible_resources_are_refused(given_: dict[str, Any]) -> None:
         opt.resources(given_)
 
 
+def test_memory_backoff_needs_a_limit_and_a_retry_to_multiply() -> None:
+    grows = Retries(max_retries=2, memory_backoff=2.0)
+    assert (grows.policy.memory_backoff, Retries(max_retries=1).policy.memory_backoff) == (2.0, 1.0)
+    opt.check_memory_backoff({"memory": (512, 1024), "retries": grows})
+    with pytest.raises(InvalidError, match=r"memory=\(512, 1024\) reserves 512"):
+        opt.check_memory_backoff({"memory": 512, "retries": grows})
+    with pytest.raises(InvalidError, match="no effect with max_retries=0"):
+        Retries(max_retries=0, memory_backoff=2.0)
+    for wrong in (0.5, math.inf, math.nan, "2", True):
+        with pytest.raises(InvalidError, match="memory_backoff"):
+            Retries(max_retries=1, memory_backoff=wrong)
+
+
 def test_scaling_is_checked_as_a_whole() -> None:
     scaling = opt.scaling({"min_containers": 1, "max_containers": 3, "scaledown_window": "2m"})
     assert (scaling.min_containers, scaling.max_containers, scaling.scaledown_window) == (1, 3, 120.0)

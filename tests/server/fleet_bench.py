@@ -72,6 +72,18 @@ class FakeSandbox:
         return self.processes[-1]
 
 
+class ColdStarts:
+    """No templates."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self._sandbox = sandbox
+
+    async def start(self, _container: Container, described: Any) -> Any:
+        return await self._sandbox.start(described)
+
+    def arrived(self, container: Container, pid: int) -> None: ...
+
+
 class Bench:
     def __init__(self, root: Path, **spec: Any) -> None:
         self.clock, self.store, self.sandbox = ManualClock(), MemoryStore(), FakeSandbox()
@@ -93,7 +105,9 @@ class Bench:
                 switch=self.switch,
                 logs=self.logs,
                 sandbox=self.sandbox,  # type: ignore[arg-type]
+                templates=ColdStarts(self.sandbox),  # type: ignore[arg-type]
                 folder=root / "containers",
+                machine_mib=1000,
                 prepare=prepare,
                 hidden=lambda _container: ("a-secret",),
             )

@@ -29,6 +29,8 @@ def provision() -> Any:
     return SimpleNamespace(
         images=FakeImages(),
         trees=SimpleNamespace(collect=lambda _keep: None),
+        held_images=tuple,
+        release_images=lambda _alive: None,
         blobs=SimpleNamespace(collect=lambda _keep, _older: SimpleNamespace(bytes=0)),
     )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from lorry.cli import asking, tables, units
 from lorry.cli.asking import NoState
+from lorry.model.coldstart import STAGES
 from lorry.sdk.display import PlainDisplay
 
 commands = typer.Typer(
@@ -65,6 +67,30 @@ def logs(
     if call:
         params["call"] = call
     show_logs(params, timestamps)
+
+
+@commands.command()
+def coldstarts(app: NameOrId, as_json: tables.AsJson = False) -> None:
+    """How long each container took to start, stage by stage, and what would make it faster."""
+    found = asking.look("coldstarts", app_id=find(app)["app_id"])
+    if as_json:
+        tables.show_json(found)
+        return
+    columns: list[tables.Column] = [
+        ("FUNCTION", "function"),
+        ("STARTED", lambda row: units.ago(row["started_at"])),
+        *((stage.upper(), partial(_seconds, stage)) for stage in STAGES),
+        ("ALL", lambda row: units.short_duration(sum(row["seconds"].values()))),
+        ("START", lambda row: "cold" if row["cold"] else "template"),
+    ]
+    tables.show(found["starts"], columns, as_json=False, empty="None of its containers has answered an input yet.")
+    for function, sentences in found["advice"].items():
+        for sentence in sentences:
+            print(f"{function}: {sentence}")
+
+
+def _seconds(stage: str, row: dict[str, Any]) -> str:
+    return units.short_duration(row["seconds"].get(stage, 0.0))
 
 
 def show_logs(params: dict[str, Any], timestamps: bool) -> None:

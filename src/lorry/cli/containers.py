@@ -26,6 +26,7 @@ COLUMNS: list[tables.Column] = [
     ("CPU", lambda row: units.duration(row["cpu_seconds"])),
     ("GPUS", lambda row: ",".join(map(str, row["gpus"]))),
     ("STARTED", lambda row: units.ago(row["started_at"])),
+    ("START", lambda row: f"cold: {row['cold']}" if row["cold"] else row["start"]),
 ]
 ENDED_COLUMNS: list[tables.Column] = [
     ("CONTAINER", "container_id"),
@@ -69,6 +70,20 @@ def stop(container: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Stop a container. The inputs that it works on run again in another one."""
     asking.act("container_stop", container_id=container)
     print(f"Stopping {container}; what it worked on is queued again.")
+
+
+@commands.command("exec", context_settings={"allow_interspersed_args": False})
+def exec_(
+    container: Annotated[str, typer.Argument(metavar="ID")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND…")],
+    pty: Annotated[
+        bool | None, typer.Option("--pty/--no-pty", help="With a terminal; by default if this is one.")
+    ] = None,
+) -> int:
+    """Run a program in a running container; the exit code is the program's."""
+    from lorry.cli import shell
+
+    return shell.run_in(container, tuple(command), pty)
 
 
 @ps_command.command("ps")

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from lorry import config, errors
-from lorry.cli import asking, tables, units
+from lorry.cli import asking, doctor_security, tables, units
 
 commands = typer.Typer(add_completion=False)
 ENOUGH_DISK = 2 << 30
@@ -31,8 +32,17 @@ class Check:
 
 
 @commands.command("doctor")
-def doctor(as_json: tables.AsJson = False) -> None:
-    """Look at this machine. Exit code 1 when functions cannot run on it."""
+def doctor(
+    as_json: tables.AsJson = False,
+    attack: Annotated[
+        bool, typer.Option("--security", help="Attack each sandbox tier of this machine, and print who stopped what.")
+    ] = False,
+) -> None:
+    """Look at this machine. Exit code 1 when functions cannot run on it, or an attack got further than promised."""
+    if attack:
+        if not doctor_security.security(as_json):
+            raise typer.Exit(1)
+        return
     checks = [check for examine in _EXAMINATIONS for check in _safely(examine)]
     if as_json:
         tables.show_json([{"name": c.name, "verdict": c.verdict, "text": c.text} for c in checks])

@@ -10,11 +10,13 @@ from typing import Any
 _COMMANDS = {
     "run": "run_command:commands",
     "deploy": "deploy:commands",
+    "shell": "shell:commands",
     "app": "apps:commands",
     "ps": "containers:ps_command",
     "container": "containers:commands",
     "volume": "volumes:commands",
     "secret": "secrets:commands",
+    "image": "image:commands",
     "server": "server:commands",
     "df": "disk:df_command",
     "prune": "disk:prune_command",

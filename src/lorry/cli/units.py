@@ -30,6 +30,13 @@ def duration(seconds: float) -> str:
     raise AssertionError("unreachable")
 
 
+def short_duration(seconds: float) -> str:
+    """`0.4 ms`, `12 ms`, `1.52 s`."""
+    if seconds >= 1:
+        return duration(seconds)
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+
+
 def clock(seconds: float) -> str:
     """`0:05`, `12:34`, `3:04:05`."""
     minutes, rest = divmod(max(0, int(seconds)), 60)

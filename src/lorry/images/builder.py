@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lorry.clock import Clock, SystemClock
-from lorry.errors import InvalidError
+from lorry.errors import ImageBuildError, InvalidError
 from lorry.ids import new_id
 from lorry.images.credentials import redact
 from lorry.images.digest import environment_digest
@@ -18,14 +18,19 @@ from lorry.images.disk import disk_use, sync_file_system
 from lorry.images.environment import EnvironmentBuild, UvTool
 from lorry.images.indexes import IndexSettings
 from lorry.images.interpreter import Interpreter, Interpreters
+from lorry.images.layers import LayerStore, StoredLayer, remove_own
 from lorry.images.lock import exclusive, if_free
 from lorry.images.recipe import layer_secrets
-from lorry.images.runner import BuildRunner
+from lorry.images.rooted import PATH, TARGET, BuildInputs, RootedBuild, RootTools
+from lorry.images.rooted_digest import rooted_digest
+from lorry.images.runner import BuildRunner, RootCommand, RootRunner
 from lorry.images.shared import Log, SharedBuild
 from lorry.images.shelf import Shelf, StoredImage
 from lorry.model.image import ImageBase, ImageSpec
 
 _CACHE_LOCK_SECONDS = "5"
+_HIDDEN_LENGTH = 6
+"""Secret values at least this long are blacked out in logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,12 @@ class BuiltImage:
     cached: bool
     build_seconds: float
     """What building took just now; 0 for a cached image."""
+    layers: tuple[str, ...] = ()
+    """Host folders, topmost first, of a root file system of its own; then `python` is a path in there, `prefix` is
+    None and `base_prefix` empty."""
+    env: tuple[tuple[str, str], ...] = ()
+    """What the image itself sets."""
+    workdir: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +71,16 @@ class ImageBuilder:
         search_path = os.environ.get("PATH", os.defpath)  # compilers and git for packages without a wheel
         self._tool = UvTool(runner=runner, uv=str(uv), shelf=self._shelf, search_path=search_path)
         self._interpreters = Interpreters(runner)
+        self._runner = runner
+        self._inputs: BuildInputs | None = None
+        self._layers = LayerStore(root, self._remove)
         self._builds: dict[str, SharedBuild[BuiltImage]] = {}
         self._swept = False
 
     async def digest(self, spec: ImageSpec) -> str:
-        """The name of its environment, built or not."""
+        """Its name, built or not."""
+        if spec.rooted:
+            return rooted_digest(spec)
         return environment_digest(spec, await self._interpreters.ask(spec.python))
 
     async def ensure(self, spec: ImageSpec, settings: IndexSettings, log: Log) -> BuiltImage:
@@ -73,9 +89,9 @@ class ImageBuilder:
         `log` gets the build's lines, without credentials, while it runs. `settings` are for building only: an
         image that exists is taken whatever index it came from.
         """
-        interpreter = await self._interpreters.ask(spec.python)
-        digest = environment_digest(spec, interpreter)
-        if spec.base is ImageBase.HOST:
+        interpreter = None if spec.rooted else await self._interpreters.ask(spec.python)
+        digest = rooted_digest(spec) if interpreter is None else environment_digest(spec, interpreter)
+        if interpreter is not None and spec.base is ImageBase.HOST:
             return _host_image(spec, interpreter, digest)
         await self._first_use()
         if digest not in self._builds and (stored := self._shelf.find(digest)):
@@ -88,6 +104,8 @@ class ImageBuilder:
         """Removes what killed builders left behind. Called by itself before the first build."""
         await asyncio.to_thread(self._shelf.prepare)
         await asyncio.to_thread(self._shelf.sweep)
+        self._layers.prepare()
+        await self._layers.sweep()
         self._swept = True
 
     async def list(self) -> Sequence[StoredImage]:
@@ -98,7 +116,12 @@ class ImageBuilder:
         images = await self.list()
         cache = await asyncio.to_thread(disk_use, self._shelf.cache)
         total = await asyncio.to_thread(disk_use, self._shelf.uv)
+        total += sum(layer.size for layer in await asyncio.to_thread(self._layers.find_all))
         return DiskUse(images={image.digest: image.size for image in images}, cache=cache, total=total)
+
+    async def layers(self) -> Sequence[StoredLayer]:
+        await self._first_use()
+        return await asyncio.to_thread(self._layers.find_all)
 
     async def prune(self, keep: set[str], older_than: float) -> Sequence[StoredImage]:
         """Removes images unused for `older_than` seconds, and from uv's cache what no image needs any more.
@@ -110,6 +133,8 @@ class ImageBuilder:
         for image in await self.list():
             if image.digest not in keep and image.last_used < before and image.digest not in self._builds:
                 removed += await asyncio.to_thread(self._drop, image, before)
+        needed = {layer for image in await self.list() for layer in image.layers}
+        await self._layers.collect(needed, before)
         await asyncio.to_thread(self._shelf.drop_old_logs, before)
         if not self._builds:  # uv would wait for the end of every running install
             await self._prune_cache(removed)
@@ -124,6 +149,18 @@ class ImageBuilder:
         return self._built(stored, cached=True)
 
     def _built(self, stored: StoredImage, *, cached: bool) -> BuiltImage:
+        if stored.layers:
+            return BuiltImage(
+                digest=stored.digest,
+                python=stored.python,
+                prefix=None,
+                base_prefix="",
+                cached=cached,
+                build_seconds=0.0 if cached else stored.build_seconds,
+                layers=tuple(str(self._layers.path(digest)) for digest in reversed(stored.layers)),
+                env=tuple(stored.env.items()),
+                workdir=stored.workdir,
+            )
         environment = self._shelf.environment(stored)
         return BuiltImage(
             digest=stored.digest,
@@ -135,7 +172,7 @@ class ImageBuilder:
         )
 
     def _start(
-        self, digest: str, spec: ImageSpec, interpreter: Interpreter, settings: IndexSettings
+        self, digest: str, spec: ImageSpec, interpreter: Interpreter | None, settings: IndexSettings
     ) -> SharedBuild[BuiltImage]:
         def forget() -> None:
             if self._builds.get(digest) is build:
@@ -151,7 +188,7 @@ class ImageBuilder:
         return build
 
     async def _build_alone(
-        self, digest: str, spec: ImageSpec, interpreter: Interpreter, settings: IndexSettings, emit: Log
+        self, digest: str, spec: ImageSpec, interpreter: Interpreter | None, settings: IndexSettings, emit: Log
     ) -> BuiltImage:
         """Under the digest's lock, so that another process builds the same image at most before or after."""
 
@@ -163,9 +200,69 @@ class ImageBuilder:
                 return self._taken(stored)
             await asyncio.to_thread(self._shelf.sweep_digest, digest)
             with (self._shelf.logs / f"{digest}.log").open("w", encoding="utf-8") as log_file:
-                secrets = (*settings.secrets, *layer_secrets(spec))
-                build = self._prepare(digest, spec, interpreter, settings, _Redactor(secrets, log_file, emit))
+                secrets = (*settings.secrets, *layer_secrets(spec), *self._step_secrets(spec))
+                output = _Redactor(secrets, log_file, emit)
+                if interpreter is None:
+                    return await self._build_rooted(digest, spec, settings, output)
+                build = self._prepare(digest, spec, interpreter, settings, output)
                 return await self._build(digest, build)
+
+    def supply(self, inputs: BuildInputs) -> None:
+        """What images with a root file system of their own are built from besides the recipe."""
+        self._inputs = inputs
+
+    def _step_secrets(self, spec: ImageSpec) -> tuple[str, ...]:
+        wanted = [secret for step in spec.steps for secret in step.secret_ids]
+        values = self._inputs.secrets(wanted).values() if wanted and self._inputs else ()
+        return tuple(value for value in values if len(value) >= _HIDDEN_LENGTH)
+
+    async def _build_rooted(
+        self, digest: str, spec: ImageSpec, settings: IndexSettings, output: _Redactor
+    ) -> BuiltImage:
+        started = self._clock.monotonic()
+        build = RootedBuild(self._root_tools(), spec, settings, output.emit, output.redact)
+        result = await build.run()
+        stored = StoredImage(
+            digest=digest,
+            folder="",
+            base_prefix="",
+            packages={},
+            size=result.size,
+            created=self._clock.wall(),
+            build_seconds=self._clock.monotonic() - started,
+            layers=result.layers,
+            python=result.python,
+            env=dict(result.env),
+            workdir=result.workdir,
+        )
+        await asyncio.to_thread(self._shelf.publish, stored)
+        return self._built(stored, cached=False)
+
+    def _root_tools(self) -> RootTools:
+        if self._inputs is None or not isinstance(self._runner, RootRunner):
+            raise ImageBuildError(
+                "this image needs a root file system of its own, which the sandbox tier of this server cannot make: "
+                "it takes the tier `namespaces`; `lorry doctor` says what is in the way. Without it, "
+                "Image.debian_slim() with uv_pip_install alone works."
+            )
+        self._shelf.roots_cache.mkdir(exist_ok=True)
+        return RootTools(
+            runner=self._runner,
+            store=self._layers,
+            inputs=self._inputs,
+            uv=self._tool.uv,
+            cache=self._shelf.roots_cache,
+            root=self._shelf.root,
+            clock=self._clock,
+        )
+
+    async def _remove(self, folder: Path) -> None:
+        """A layer. An ordinary user's build gave files to other ids, and only such a namespace can remove them."""
+        if await asyncio.to_thread(remove_own, folder) or not isinstance(self._runner, RootRunner):
+            return
+        inside = f"{TARGET}/{folder.name}"
+        command = RootCommand(argv=("rm", "-rf", inside), env={"PATH": PATH}, writable=((str(folder.parent), TARGET),))
+        await self._runner.run_in_root(command, _ignore)
 
     def _prepare(
         self,

@@ -26,7 +26,7 @@ def environment_digest(spec: ImageSpec, interpreter: Interpreter) -> str:
         "format": FORMAT,
         "base": spec.base.value,
         "interpreter": interpreter.identity(),
-        "installs": [_install(install) for install in spec.installs],
+        "installs": [install_content(install) for install in spec.installs],
     }
     if spec.base is ImageBase.HOST:
         content["host"] = [interpreter.prefix, interpreter.environment_stamp()]
@@ -34,7 +34,8 @@ def environment_digest(spec: ImageSpec, interpreter: Interpreter) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def _install(install: PipInstall) -> dict[str, object]:
+def install_content(install: PipInstall) -> dict[str, object]:
+    """What decides the content of one layer, without credentials."""
     return {name: _clean(value) for name, value in asdict(install).items()}
 
 

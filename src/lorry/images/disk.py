@@ -84,7 +84,11 @@ def remove_tree(folder: Path) -> None:
     def unlock_and_retry(remove: Callable[[str], object], path: str, _: object) -> None:
         try:
             os.chmod(os.path.dirname(path), 0o700)
-            remove(path)
+            if remove in (os.open, os.scandir, os.listdir, os.lstat):  # it could not be entered, as overlayfs's work/
+                os.chmod(path, 0o700)
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                remove(path)
         except OSError:
             return
 

@@ -31,6 +31,16 @@ _HINTS: tuple[tuple[str, str], ...] = (
         "PIP_INDEX_URL and HTTPS_PROXY; settings of pip and uv where you run the program are taken over.",
     ),
     (
+        r"E: Unable to locate package|has no installation candidate",
+        "The release has no package of that name: packages.debian.org lists them, and the names of other "
+        "distributions may differ.",
+    ),
+    (
+        r"Temporary failure resolving|Could not resolve|E: Failed to fetch|E: The repository .* does not have",
+        "The Debian mirror could not be reached or has not that release. It is the one of this machine's own "
+        "/etc/apt/sources.list, else deb.debian.org; HTTP_PROXY where you run the program is taken over.",
+    ),
+    (
         r"no (?:usable |compatible )?wheels|no wheels with a matching|Python ABI tag|platform tag"
         r"|does not satisfy Python|Requires-Python|not compatible with",
         "No wheel of that version fits this Python and system. Choose another version of the package, or run "
@@ -65,11 +75,11 @@ _HINTS: tuple[tuple[str, str], ...] = (
 )
 
 
-def build_error(step: str, status: int, lines: Sequence[str]) -> ImageBuildError:
+def build_error(step: str, status: int, lines: Sequence[str], program: str = "uv") -> ImageBuildError:
     """`lines` must be redacted already. The hint comes last, where a terminal shows it."""
     tail = list(lines[-TAIL_LINES:])
     ended = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    parts = [f"Building the image failed in {step}: uv {ended}."]
+    parts = [f"Building the image failed in {step}: {program} {ended}."]
     if tail:
         skipped = f" ({len(lines) - len(tail)} earlier lines left out)" if len(lines) > len(tail) else ""
         parts += [f"Build log{skipped}:", *("  " + line for line in tail)]

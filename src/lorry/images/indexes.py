@@ -111,6 +111,7 @@ def _transport(environ: Mapping[str, str], pip: Mapping[str, str]) -> dict[str, 
     env["SSL_CERT_DIR" if bundle and os.path.isdir(bundle) else "SSL_CERT_FILE"] = bundle
     env["SSL_CLIENT_CERT"] = env.get("SSL_CLIENT_CERT") or pip.get("client-cert", "")
     env["UV_INSECURE_HOST"] = " ".join(pip.get("trusted-host", "").split())
+    env["UV_PYTHON_INSTALL_MIRROR"] = environ.get("UV_PYTHON_INSTALL_MIRROR", "")
     env["UV_HTTP_TIMEOUT"] = pip.get("timeout", "").partition(".")[0]
     return env
 

@@ -12,7 +12,8 @@ import os
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 _UMASK_022 = ("/bin/sh", "-c", 'umask 022; exec "$0" "$@"')
 """uvloop takes no umask=, and changing the server's own would race with its other threads."""
@@ -38,6 +39,38 @@ class BuildRunner(Protocol):
         of output, without its end. When the awaiting task is cancelled, all of the command's processes are
         dead before this returns.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootCommand:
+    """A command that runs as uid 0 of a namespace with many ids, in an image's root file system."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: str = "/"
+    lower: tuple[str, ...] = ()
+    """Folders of layers, topmost first. Empty: the command sees the host's /usr, as other builds do."""
+    upper: str = ""
+    """Gets what the command writes; empty: nothing is kept."""
+    work: str = ""
+    readable: tuple[tuple[str, str], ...] = ()
+    """(host path, path inside)."""
+    writable: tuple[tuple[str, str], ...] = ()
+
+
+@runtime_checkable
+class RootRunner(Protocol):
+    def no_roots(self) -> str:
+        """Why root file systems cannot be built here and what to do, as the end of a sentence; empty if they can."""
+        ...
+
+    async def own(self, path: str) -> None:
+        """Gives an empty folder of this process to uid 0 of the namespace."""
+        ...
+
+    async def run_in_root(self, command: RootCommand, on_line: Callable[[str], None]) -> int:
+        """As `BuildRunner.run`."""
         ...
 
 

@@ -5,7 +5,7 @@
     locks/<digest>
     recipes/<digest>.<attempt>/    requirements files while a build runs
     uv/                            all that a build writes to; one mount, since hard links cannot cross
-        cache/  home/
+        cache/  home/  roots/
         <digest>.<attempt>/        a virtual environment
 
 An environment holds its own absolute path (pyvenv.cfg, `#!` lines, compiled code), so it is never moved: each
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lorry.images.disk import remove_tree, replace_durably
@@ -38,6 +38,13 @@ class StoredImage:
     created: float
     build_seconds: float
     last_used: float = 0.0
+    layers: Sequence[str] = ()
+    """Digests, lowest first, of an image with a root file system of its own; `folder` and `base_prefix` are empty."""
+    python: str = ""
+    """Path of its Python in such an image."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """What such an image says about its environment."""
+    workdir: str = ""
 
 
 class Shelf:
@@ -50,6 +57,7 @@ class Shelf:
         self.uv = root / "uv"
         self.cache = self.uv / "cache"
         self.home = self.uv / "home"
+        self.roots_cache = self.uv / "roots"
 
     def prepare(self) -> None:
         for folder in (self.images, self.logs, self.locks, self.recipes, self.uv):
@@ -70,6 +78,8 @@ class Shelf:
         except FileNotFoundError:
             return None
         image = StoredImage(**{**json.loads(content), "last_used": used})
+        if image.layers:
+            return image if all((self.root / "layers" / layer).is_dir() for layer in image.layers) else None
         return image if (self.uv / image.folder / "bin" / "python").exists() else None
 
     def find_all(self) -> list[StoredImage]:
@@ -104,7 +114,8 @@ class Shelf:
     def drop_image(self, image: StoredImage) -> None:
         """The json first: from then on the image does not exist, wherever this stops."""
         self._manifest(image.digest).unlink(missing_ok=True)
-        self.drop_attempt(image.folder)
+        if image.folder:
+            self.drop_attempt(image.folder)
         (self.logs / f"{image.digest}.log").unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -122,7 +133,7 @@ class Shelf:
         for name in self._attempts():
             if name.startswith(digest + ".") and (image is None or name != image.folder):
                 self.drop_attempt(name)
-        if image is not None:
+        if image is not None and image.folder:
             self.drop_recipe(image.folder)
 
     def drop_old_logs(self, before: float) -> None:

@@ -14,6 +14,8 @@ NAMED_SECRET = "name:"  # noqa: S105 - a prefix, no password
 class FunctionKind(StrEnum):
     FUNCTION = "function"
     CLASS = "class"
+    SANDBOX = "sandbox"
+    """No code of ours: a container that runs `FunctionSpec.command`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class RetryPolicy:
     backoff_coefficient: float = 1.0
     initial_delay: float = 1.0
     max_delay: float = 60.0
+    memory_backoff: float = 1.0
+    """Containers get so many times the memory once one has passed its limit; 1: they do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +117,12 @@ class FunctionSpec:
     """Base64 of the pickled keyword arguments of a bound class (`Cls(x=1)`); None for the class itself."""
     tags: tuple[tuple[str, str], ...] = ()
     priority: int = 0
+    command: tuple[str, ...] = ()
+    """The program of a sandbox."""
+
+    @property
+    def is_sandbox(self) -> bool:
+        return self.kind is FunctionKind.SANDBOX
 
     @property
     def effective_startup_timeout(self) -> float:

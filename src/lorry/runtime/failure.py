@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import lorry
+from lorry.runtime.limit_notes import annotate
 from lorry.wire import failures
 from lorry.wire.codec import to_json
 
@@ -21,4 +22,5 @@ def failure_payload(problem: BaseException) -> tuple[bytes, list[memoryview]]:
 
 
 def failure_text(problem: BaseException) -> str:
+    annotate(problem)
     return to_json(failures.capture(problem, _of_platform))

@@ -29,11 +29,19 @@ Payload = tuple[bytes, list[memoryview]]
 class Link:
     """One socket, one Endpoint. `running` tells a new server what this container still works on."""
 
-    def __init__(self, path: str, container_id: str, token: str, running: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        container_id: str,
+        token: str,
+        running: Callable[[], list[dict[str, Any]]],
+        role: str = "container",
+    ) -> None:
         self._path = path
         self._container_id = container_id
         self._token = token
         self._running = running
+        self._role = role
         self._numbers = itertools.count(1)
         self._assembler = Assembler()
         self._early: deque[Frame] = deque()
@@ -90,7 +98,7 @@ class Link:
             "hello",
             {
                 "protocol": PROTOCOL_VERSION,
-                "role": "container",
+                "role": self._role,
                 "container_id": self._container_id,
                 "token": self._token,
                 "running": self._running(),

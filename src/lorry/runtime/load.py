@@ -29,6 +29,8 @@ class Loaded:
     methods: dict[str | None, Callable[..., Any]] = field(default_factory=dict)
     exits: list[Callable[[], Any]] = field(default_factory=list)
     enters: list[Callable[[], Any]] = field(default_factory=list)
+    snaps: list[Callable[[], Any]] = field(default_factory=list)
+    """`@enter(snap=True)`: before all other enters, and in the template where there is one."""
 
     def method(self, name: str | None) -> Callable[..., Any]:
         """InvalidError for one that is not there."""
@@ -108,7 +110,6 @@ def _load_class(cls: type, spec: FunctionSpec) -> Loaded:
             raise errors.InvalidError(f"{cls.__name__}() needs a value for its parameter {name!r}")
         setattr(instance, name, values.get(name, default))
     loaded = Loaded()
-    snap: list[Callable[[], Any]] = []
     for name, member in _members(cls):
         raw = getattr(member, "__lorry_function__", member)
         marks = getattr(member, "__lorry_marks__", {})
@@ -116,14 +117,13 @@ def _load_class(cls: type, spec: FunctionSpec) -> Loaded:
             continue
         bound = raw.__get__(instance, cls)
         if "enter" in marks:
-            (snap if marks["enter"] == "snap" else loaded.enters).append(bound)
+            (loaded.snaps if marks["enter"] == "snap" else loaded.enters).append(bound)
         if "exit" in marks:
             loaded.exits.append(bound)
         if "method" in marks:
             loaded.methods[name] = bound
             # Methods call each other through the instance: as plain functions, in this container.
             object.__setattr__(instance, name, _local_method(bound, member))
-    loaded.enters[:0] = snap
     return loaded
 
 

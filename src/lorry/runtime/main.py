@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lorry.runtime.link import Link
+    from lorry.runtime.load import Loaded
+    from lorry.wire.identity import ContainerIdentity
 
 
 def _find_ourselves() -> None:
@@ -22,17 +27,9 @@ def _find_ourselves() -> None:
         sys.path.append(library)
 
 
-def _boot() -> int:
-    from lorry.model.function import FunctionSpec
-    from lorry.runtime import async_runner, output
-    from lorry.runtime.failure import failure_text
-    from lorry.runtime.link import Link, on_nudge
-    from lorry.runtime.load import Loaded, load
-    from lorry.runtime.sync_runner import SyncRunner
+def main() -> int:
     from lorry.wire import identity
-    from lorry.wire.codec import from_plain
 
-    runner: SyncRunner | async_runner.AsyncRunner | None = None
     me = identity.container = identity.ContainerIdentity(
         os.environ["LORRY_SOCKET"],
         os.environ["LORRY_CONTAINER_ID"],
@@ -40,18 +37,43 @@ def _boot() -> int:
         os.environ["LORRY_APP_ID"],
         os.environ.get("LORRY_SOURCE", ""),
     )
+    if os.environ.pop("LORRY_TEMPLATE", "") != "1":
+        return run_container(me, None)
+    from lorry.runtime import template
+
+    fork = template.run(me)
+    return 0 if fork is None else run_container(fork.identity, fork.loaded)
+
+
+def run_container(me: ContainerIdentity, loaded: Loaded | None) -> int:
+    """`loaded`: in a fork, what its template has imported, with its `snap` hooks done."""
+    from lorry.model.function import FunctionSpec
+    from lorry.runtime import async_runner, output
+    from lorry.runtime.failure import failure_text
+    from lorry.runtime.import_times import ImportTimes
+    from lorry.runtime.link import Link, on_nudge
+    from lorry.runtime.load import load
+    from lorry.runtime.sync_runner import SyncRunner
+    from lorry.wire.codec import from_plain
+
+    runner: SyncRunner | async_runner.AsyncRunner | None = None
     link = Link(me.socket_path, me.container_id, me.token, lambda: runner.running() if runner else [])
     hello = link.connect()
     spec = from_plain(FunctionSpec, hello["spec"])
-    sys.path.insert(0, me.source or os.getcwd())
     output.install(concurrent=spec.max_concurrent > 1)
     on_nudge(lambda: stay_connected(link))
-    loaded = Loaded()
+    times = ImportTimes()
+    began = imported = time.monotonic()
     try:
-        loaded = load(spec, me.source)
+        if loaded is None:
+            sys.path.insert(0, me.source or os.getcwd())
+            with times:
+                loaded = load(spec, me.source)
+            loaded.enters[:0] = loaded.snaps
+        imported = time.monotonic()
         asynchronous = async_runner.needed(spec, loaded)
         runner = async_runner.AsyncRunner(link, loaded, spec) if asynchronous else SyncRunner(link, loaded)
-        runner_enter(runner, loaded)
+        _call_hooks(runner, loaded.enters)
     except BaseException as problem:
         on_nudge(lambda: None)
         output.flush()
@@ -59,7 +81,8 @@ def _boot() -> int:
         return 1
     on_nudge(runner.nudged)
     output.flush()
-    link.request("ready", {})
+    stages = {"import": imported - began, "enter": time.monotonic() - imported, "imports": times.slowest()}
+    link.request("ready", stages)
     link.booted = True
     runner.serve()
     runner_exit(runner, loaded)
@@ -80,10 +103,6 @@ def stay_connected(link: Link) -> None:
         link.connect()
 
 
-def runner_enter(runner: object, loaded: object) -> None:
-    _call_hooks(runner, loaded.enters)  # type: ignore[attr-defined]
-
-
 def runner_exit(runner: object, loaded: object) -> None:
     """Every exit hook runs, even when one fails; failures are only printed: no input is left to report them to."""
     import traceback
@@ -95,7 +114,7 @@ def runner_exit(runner: object, loaded: object) -> None:
             traceback.print_exc()
 
 
-def _call_hooks(runner: object, hooks: list[object]) -> None:
+def _call_hooks(runner: object, hooks: Sequence[object]) -> None:
     import inspect
 
     for hook in hooks:
@@ -106,4 +125,4 @@ def _call_hooks(runner: object, hooks: list[object]) -> None:
 
 if __name__ == "__main__":
     _find_ourselves()
-    sys.exit(_boot())
+    sys.exit(main())

@@ -61,7 +61,7 @@ class ClosedInput(io.TextIOBase):
 
         raise InvalidError(
             "a container has no keyboard: input() and breakpoint() cannot work here. Run the function in your "
-            "terminal with .local()"
+            "terminal with .local(), or open a shell in its container with `lorry shell`"
         )
 
     read = readline = readlines = __next__ = _refuse

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lorry.errors import InvalidError, ResourceError
+from lorry.sandbox import seccomp
+from lorry.sandbox.bwrap import BwrapSandbox
 from lorry.sandbox.interface import Sandbox
 from lorry.sandbox.limits import Limits, find_limits
 from lorry.sandbox.namespaces import NamespaceSandbox
 from lorry.sandbox.process import ProcessSandbox
 
-TIERS: dict[str, Callable[[Limits], Sandbox]] = {"namespaces": NamespaceSandbox, "process": ProcessSandbox}
+TIERS: dict[str, Callable[[Limits], Sandbox]] = {
+    "namespaces": NamespaceSandbox,
+    "bwrap": BwrapSandbox,
+    "process": ProcessSandbox,
+}
 """Strongest first."""
 
 AUTO = "auto"
+MACHINE = os.uname().machine
 LINUX_ONLY = "namespaces are a feature of Linux: on this system, run the server in a Linux virtual machine"
-OPEN = "programs run as the server's own user, without isolation from its files or from each other"
+OWN = "own file system, processes and network where asked"
+GIVES = {
+    "namespaces": OWN,
+    "bwrap": f"{OWN}; containers are never forked from templates: all start cold",
+    "process": "programs run as the server's own user, without isolation from its files or from each other",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +66,8 @@ def report(limits: Limits | None = None) -> tuple[TierReport, ...]:
 
 def _report(sandbox: Sandbox, limits: Limits) -> TierReport:
     problems = _problems(sandbox)
-    gives = OPEN if sandbox.name == "process" else "own file system, processes and network where asked"
-    sentence = "; ".join(problems) or f"{gives}; limits by {limits.name}"
+    unfiltered = "" if seccomp.is_known() or sandbox.name == "process" else f"; no filter of system calls on {MACHINE}"
+    sentence = "; ".join(problems) or f"{GIVES[sandbox.name]}; limits by {limits.name}{unfiltered}"
     return TierReport(tier=sandbox.name, works=not problems, sentence=sentence)
 
 
@@ -63,6 +76,6 @@ def _all(limits: Limits) -> Iterator[Sandbox]:
 
 
 def _problems(sandbox: Sandbox) -> tuple[str, ...]:
-    if sandbox.name == "namespaces" and sys.platform != "linux":
+    if sandbox.name != "process" and sys.platform != "linux":
         return (LINUX_ONLY,)
     return sandbox.check()

@@ -46,6 +46,8 @@ class Feature(StrEnum):
     PIDS_LIMIT = "pids_limit"
     CPU_LIMIT = "cpu_limit"
     BLOCK_NETWORK = "block_network"
+    LAYERS = "layers"
+    """An image with a root file system of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,18 @@ class Mount:
     source: str
     target: str
     read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootLayers:
+    """A root file system of an image's own, in place of the host's /usr."""
+
+    lower: tuple[str, ...]
+    """Host folders, topmost first. Their marks of deleted files are overlayfs's own."""
+    upper: str = ""
+    """Gets what is written, and then the root is writable: builds only. Empty: the root is read-only."""
+    work: str = ""
+    """Empty folder of the same file system as `upper`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +94,14 @@ class SandboxSpec:
     gpus: tuple[int, ...] = ()
     """Indices of the host's GPUs; the process tier cannot hide the others."""
     block_network: bool = False
+    template: bool = False
+    """The program forks containers into namespaces of their own (`fork`): the sandbox lives until the last of them has
+    ended, though the program ends before, and its seccomp filter lets it make namespaces and mounts."""
+    root: RootLayers | None = None
+    """None: the host's /usr, read-only, with a synthesised /etc."""
+    build: bool = False
+    """The program builds an image: it is uid 0 of a user namespace with many ids and with all capabilities in there,
+    so that apt and dpkg can chown, chroot and mount. Home and /tmp are then the root's own."""
 
     def features(self) -> tuple[Feature, ...]:
         """What this container needs that not every tier has."""
@@ -89,6 +111,7 @@ class SandboxSpec:
             Feature.PIDS_LIMIT: self.pids_limit is not None,
             Feature.CPU_LIMIT: self.cpu_limit is not None,
             Feature.BLOCK_NETWORK: self.block_network,
+            Feature.LAYERS: self.root is not None or self.build,
         }
         return tuple(feature for feature, needed in wanted.items() if needed)
 
@@ -146,6 +169,11 @@ class SandboxProcess(Protocol):
         ...
 
     @property
+    def forked(self) -> bool:
+        """It is a fork of a template: `pid` is the program itself."""
+        ...
+
+    @property
     def outputs(self) -> tuple[int, int]:
         """Non-blocking read ends of `out` and `err`, held so that no output is lost however early the program
         ends.
@@ -170,6 +198,28 @@ class SandboxProcess(Protocol):
         ...
 
 
+class PreparedFork(Protocol):
+    """A container's folder, limits and outputs, waiting for the process that a template forks."""
+
+    rlimits: list[tuple[int, int]]
+
+    def open_groups(self) -> list[int]:
+        """Descriptors through which the fork joins its control groups. The caller closes them."""
+        ...
+
+    def started(self, pid: int) -> SandboxProcess:
+        """`pid`: on this host. OSError if it has ended."""
+        ...
+
+    def last_words(self) -> str:
+        """What a process that could not become the container wrote to stderr."""
+        ...
+
+    def abandon(self) -> None:
+        """There will be no process."""
+        ...
+
+
 class Sandbox(Protocol):
     """One tier of isolation."""
 
@@ -190,6 +240,13 @@ class Sandbox(Protocol):
         Raises InvalidError for what `missing` names, a bad mount, program or cwd, and ResourceError when the
         machine refuses. A cancelled start leaves nothing running.
         """
+        ...
+
+    forks: bool
+    """Whether templates can fork containers in this tier; otherwise all start cold."""
+
+    def prepare_fork(self, spec: SandboxSpec) -> PreparedFork:
+        """What a fork of a template needs to be this container, blocking. OSError when the machine refuses."""
         ...
 
     def adopt(self, container_id: str, folder: str, pid: int, pid_started: int) -> SandboxProcess | None:

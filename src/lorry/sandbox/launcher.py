@@ -23,8 +23,9 @@ import os
 import resource
 import sys
 
-from .mounts import O_PATH, Progress, at, build_root, enter_root, libc, must, write
-from .privileges import drop_privileges, leave_root, make_namespaces, map_ids
+from . import seccomp
+from .mounts import NODEV, NOEXEC, NOSUID, O_PATH, Progress, at, build_root, enter_root, libc, mount, must, write
+from .privileges import become_builder, drop_privileges, leave_root, make_namespaces, map_ids, map_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def execute(config: LaunchConfig, files: list[int]) -> NoReturn:
         os.dup2(file, fd)
     for which, limit in config["rlimits"]:
         resource.setrlimit(which, (limit, limit))
+    if config["isolate"] and not config["wrapper"]:
+        at("installing the filter of system calls")
+        lenient = config["template"] or config["build"]
+        seccomp.install(seccomp.TEMPLATE if lenient else seccomp.CONTAINER)
     if not config["argv"]:
         os._exit(0)  # a probe
     at(f"executing {config['argv'][0]}")
@@ -87,7 +92,16 @@ def sweep(program: int) -> None:
             return
 
 
-def supervise(program: int, record: int, isolate: bool) -> NoReturn:
+def await_forks() -> None:
+    """A template has ended; the containers that it forked are this process's children now, and end with it."""
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def supervise(program: int, record: int, isolate: bool, template: bool) -> NoReturn:
     cpu, peak, pid, status = 0.0, 0, 0, 0
     while pid != program:
         pid, status, used = os.wait4(-1, 0)
@@ -96,33 +110,55 @@ def supervise(program: int, record: int, isolate: bool) -> NoReturn:
         sweep(program)
     code = os.waitstatus_to_exitcode(status)
     os.write(record, f"{code} {peak} {cpu:.3f}\n".encode())
+    if template:
+        await_forks()
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def become_inner_init(files: list[int]) -> None:
+    """The first process of a build's own pid namespace. Returns in its child, which becomes the program."""
+    at("mounting the build's /proc")
+    mount("proc", "/proc", "proc", NOSUID | NODEV | NOEXEC)
+    program = os.fork()
+    if program == 0:
+        return
+    for fd in range(3):
+        os.dup2(files[0], fd)
+    os.closerange(3, 256)
+    pid, status = 0, 0
+    while pid != program:
+        pid, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
 
 
 def become_init(config: LaunchConfig, ready: int, go: int, files: list[int], record: int) -> NoReturn:
-    """B."""
+    """B. Where bubblewrap has made the sandbox, it has also given up the privileges."""
     isolate = config["isolate"]
+    own = isolate and not config["wrapper"]
     for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM):
         _signal.signal(number, _signal.SIG_IGN)
-    if isolate:
+    if own:
         enter_root(config["root"])
         leave_root(config)
-    elif sys.platform == "linux":
+    elif not isolate and sys.platform == "linux":
         must(libc.prctl(SET_SUBREAPER, 1, 0, 0, 0))
     os.write(ready, b"r")
     if os.read(go, 1) != b"g":
         os._exit(1)
-    if isolate:
-        drop_privileges(config)
+    if own:
+        (become_builder if config["build"] else drop_privileges)(config)
     at("forking the program")
     program = os.fork()
     if program == 0:
+        if config["build"]:
+            become_inner_init(files)
         execute(config, files)
     for fd in range(3):
         os.dup2(files[0], fd)
     os.closerange(3, record)
     os.closerange(record + 1, 256)
-    supervise(program, record, isolate)
+    supervise(program, record, isolate, config["template"])
 
 
 def fork_init(config: LaunchConfig) -> int:
@@ -153,6 +189,9 @@ def launch(config: LaunchConfig, report: int) -> None:
     at("opening the container's folder")
     files = [os.open(path, os.O_RDWR) for path in (os.devnull, *config["outputs"])]
     record = os.open(config["record"], os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if config["wrapper"]:
+        launch_wrapped(config, files, record, report)
+        return
     proc = -1
     if config["isolate"]:
         make_namespaces(config)
@@ -168,8 +207,35 @@ def launch(config: LaunchConfig, report: int) -> None:
     os.write(report, f"pid {init}\n".encode())
     if os.read(ready, 1) == b"r" and os.read(0, 1) == b"g":
         if config["isolate"] and config["owner"] is not None:
-            map_ids(str(init), config["owner"], config["owner"], dir_fd=proc)
+            if config["ids"]:
+                map_ranges(str(init), config["ids"], dir_fd=proc)
+            else:
+                map_ids(str(init), config["owner"], config["owner"], dir_fd=proc)
         os.write(go, b"g")
+
+
+def launch_wrapped(config: LaunchConfig, files: list[int], record: int, report: int) -> None:
+    """The rest of A's work, where bubblewrap makes the sandbox."""
+    from .wrapping import leave, start_wrapped  # A's own root stays what it is
+
+    ready, tell_ready = os.pipe()
+    wait_go, go = os.pipe()
+    init, monitor = start_wrapped(
+        config, lambda: fork_init(config), ready, [tell_ready, wait_go, record, report, *files]
+    )
+    os.write(report, f"pid {init}\n".encode())
+    if os.read(0, 1) == b"g":
+        os.write(go, b"g")
+    leave(monitor)
+
+
+def report_error(error: Exception, report: int) -> NoReturn:
+    """In A, B and C alike: whoever fails says so."""
+    number, text = 0, f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        number, text = error.errno or 0, error.strerror or text
+    os.write(report, f"error\n{number}\n{Progress.step}\n{text}\n".encode())
+    os._exit(1)
 
 
 def main() -> None:
@@ -179,10 +245,6 @@ def main() -> None:
     report = os.dup(1)
     try:
         launch(marshal.loads(data), report)  # noqa: S302 - it comes from our parent
-    except Exception as e:  # in A, B and C alike: whoever fails says so
-        number, text = 0, f"{type(e).__name__}: {e}"
-        if isinstance(e, OSError):
-            number, text = e.errno or 0, e.strerror or text
-        os.write(report, f"error\n{number}\n{Progress.step}\n{text}\n".encode())
-        os._exit(1)
+    except Exception as e:
+        report_error(e, report)
     os._exit(0)

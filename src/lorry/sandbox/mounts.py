@@ -113,14 +113,74 @@ def bind_before_linux_5_12(source: str, point: str, path: bytes, flags: int) -> 
             mount(None, os.fsdecode(name), None, REMOUNT | BIND | kept | flags)
 
 
+def overlay_root(root: str, layers: str, owner: int | None) -> int:
+    """Mounts an overlay on `root`, itself a fresh tmpfs. `layers`: lines of lower folders, topmost first, then an
+    empty line, then upper and work folder; without those what is written (mount points) goes to the tmpfs.
+
+    Returns a descriptor of that tmpfs. An ordinary user's overlay keeps its marks in user.* attributes (overlayfs(5),
+    userxattr), root's in trusted.*.
+    """
+    lower, _, own = layers.partition("\n\n")
+    upper, work = own.split("\n") if own else (f"{root}/upper", f"{root}/work")
+    if not own:
+        for folder in (upper, work):
+            os.mkdir(folder, 0o755)
+            if owner is not None:
+                os.chown(folder, owner, owner)
+    # By descriptor: the paths may hold commas and colons, and all options together are at most a page.
+    held = [os.open(path, O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW) for path in (upper, work, *lower.split("\n"))]
+    names = [f"/proc/self/fd/{fd}" for fd in held]
+    options = f"upperdir={names[0]},workdir={names[1]},lowerdir={':'.join(names[2:])}"
+    options += ",index=off,metacopy=off" + (",userxattr" if owner is None else "")
+    base = os.open(root, O_PATH | os.O_DIRECTORY)
+    mount("lorry", root, "overlay", NOSUID | NODEV, options)
+    for fd in held:
+        os.close(fd)
+    return base
+
+
+def make_inside(root: str, base: int, step: tuple[str, str, str, int], owner: int | None) -> None:
+    """One step of `rootfs.plan` in the content of an image. What is there already stays. `base`: the tmpfs below."""
+    verb, target, what, number = step
+    if verb == "bind":
+        bind(what, root, target, number, owner)
+    elif verb == "dir":
+        os.close(mount_point(root, target, True, owner))
+    elif verb == "link":
+        above, _, name = target.rpartition("/")
+        folder = mount_point(root, above, True, owner)
+        os.symlink(what, name, dir_fd=folder)
+        os.close(folder)
+    elif verb == "file":
+        # Mounted over, not written: the image's own may belong to a user that has no id in here.
+        name = target.replace("/", "_")
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=base)
+        os.write(file, what.encode())
+        os.close(file)
+        bind(f"/proc/self/fd/{base}/{name}", root, target, RDONLY | NOSUID | NODEV, owner)
+    else:
+        point = mount_point(root, target, True, owner)
+        mount(verb, f"/proc/self/fd/{point}", verb, number, what)
+        os.close(point)
+        if owner is not None and verb == "tmpfs":
+            point = mount_point(root, target, True, owner)
+            os.chown(f"/proc/self/fd/{point}", owner, owner)
+            os.close(point)
+
+
 def build_root(config: LaunchConfig) -> None:
     root, owner = config["root"], config["owner"]
     at("making the sandbox's root file system")
     mount(None, "/", None, REC | PRIVATE)
     mount("lorry", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=755")
+    base = -1
     for verb, target, what, number in config["steps"]:
         at(f"mounting {what} at {target}" if verb == "bind" else f"making {target}")
-        if verb == "bind":
+        if verb == "overlay":
+            base = overlay_root(root, what, owner)
+        elif base >= 0:
+            make_inside(root, base, (verb, target, what, number), owner)
+        elif verb == "bind":
             bind(what, root, target, number, owner)
         elif verb == "dir":
             os.mkdir(root + target, number)
@@ -131,8 +191,9 @@ def build_root(config: LaunchConfig) -> None:
                 file.write(what)
         else:
             mount(verb, root + target, verb, number, what)
-    at("making the sandbox's root read-only")
-    mount(None, root, None, REMOUNT | BIND | RDONLY | NOSUID | NODEV)
+    if not config["writable"]:
+        at("making the sandbox's root read-only")
+        mount(None, root, None, REMOUNT | BIND | RDONLY | NOSUID | NODEV)
 
 
 def enter_root(root: str) -> None:

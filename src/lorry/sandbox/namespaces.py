@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorry.errors import InvalidError
+from lorry.sandbox.build_ids import build_ids
+from lorry.sandbox.forked import MARK, ForkedSandbox, PreparedFork, prepare_fork
 from lorry.sandbox.interface import Feature, SandboxSpec
 from lorry.sandbox.limits import Limits, find_limits
 from lorry.sandbox.procfs import total_memory_mib
@@ -47,6 +49,7 @@ def _is_mapped(table: str) -> bool:
 
 class NamespaceSandbox:
     name = "namespaces"
+    forks = True
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or find_limits()
@@ -69,6 +72,7 @@ class NamespaceSandbox:
         given = self.limits.features | {
             Feature.MOUNTS,
             Feature.BLOCK_NETWORK,
+            Feature.LAYERS,
             Feature.MEMORY_LIMIT,  # RLIMIT_DATA and the server's watch
             Feature.PIDS_LIMIT,  # RLIMIT_NPROC in a user namespace of its own
         }
@@ -79,8 +83,13 @@ class NamespaceSandbox:
             raise InvalidError("; ".join(problems))
         return await start(spec, self._isolation, self.limits)
 
+    def prepare_fork(self, spec: SandboxSpec) -> PreparedFork:
+        return prepare_fork(spec, self.limits, self.owner)
+
     def adopt(self, container_id: str, folder: str, pid: int, pid_started: int) -> RunningSandbox | None:
-        return adopt(container_id, folder, pid, pid_started, pid_namespace=True)
+        forked = os.path.exists(os.path.join(folder, MARK))
+        kind = ForkedSandbox if forked else RunningSandbox
+        return adopt(container_id, folder, pid, pid_started, pid_namespace=not forked, kind=kind)
 
     def remove_leftovers(self) -> None:
         self.limits.remove_leftovers()
@@ -88,7 +97,8 @@ class NamespaceSandbox:
     def _isolation(self, spec: SandboxSpec) -> Isolation:
         shm = spec.memory_limit or max(64, total_memory_mib() // 2)
         steps = tuple(plan(spec, shm_mib=shm))
-        return Isolation(isolate=True, owner=self.owner, steps=steps, env=dict(spec.env))
+        ids = build_ids(self.owner) if spec.build else ()
+        return Isolation(isolate=True, owner=self.owner, steps=steps, env=dict(spec.env), ids=ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +143,7 @@ def causes(error: LaunchError, facts: Facts) -> tuple[str, ...]:
     if not facts.root and facts.apparmor_restricts:
         found.append(
             "AppArmor keeps ordinary users from user namespaces (Ubuntu 23.10 and later): "
+            "`apt-get install bubblewrap` gives the tier bwrap; for this one "
             "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run the server as root"
         )
     if facts.seccomp:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import NoReturn
 
 from lorry.errors import InvalidError
 from lorry.sandbox.interface import Feature, SandboxSpec
@@ -23,6 +24,7 @@ WHY = {
         "file system of the whole machine"
     ),
     Feature.BLOCK_NETWORK: "cannot block the network: that takes a network namespace",
+    Feature.LAYERS: "cannot give an image a root file system of its own: that takes a mount namespace",
     Feature.MEMORY_LIMIT: "cannot limit memory on this system",
     Feature.PIDS_LIMIT: "cannot limit the number of processes without control groups",
     Feature.CPU_LIMIT: "cannot limit cpu without control groups",
@@ -31,6 +33,8 @@ WHY = {
 
 class ProcessSandbox:
     name = "process"
+    forks = False
+    """A fork without walls of its own could not be told from its template."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or find_limits()
@@ -50,6 +54,9 @@ class ProcessSandbox:
         if problems := self.missing(spec.features()):
             raise InvalidError("; ".join(problems))
         return await start(spec, _isolation, self.limits)
+
+    def prepare_fork(self, spec: SandboxSpec) -> NoReturn:
+        raise NotImplementedError
 
     def adopt(self, container_id: str, folder: str, pid: int, pid_started: int) -> RunningSandbox | None:
         return adopt(container_id, folder, pid, pid_started, pid_namespace=False)

@@ -9,7 +9,7 @@ import posixpath
 from pathlib import PurePosixPath
 
 from lorry.errors import InvalidError
-from lorry.sandbox.interface import Mount, SandboxSpec
+from lorry.sandbox.interface import Mount, RootLayers, SandboxSpec
 
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 
@@ -51,6 +51,8 @@ FORBIDDEN = ("/", "/proc", "/dev", "/etc")
 
 def plan(spec: SandboxSpec, shm_mib: int) -> list[Step]:
     """Raises InvalidError for mounts that cannot work."""
+    if spec.root is not None:
+        return _image_plan(spec, spec.root, shm_mib)
     return [
         *_system(),
         *_etc(spec.container_id),
@@ -58,6 +60,25 @@ def plan(spec: SandboxSpec, shm_mib: int) -> list[Step]:
         *_scratch(spec.folder),
         *(step for mount in spec.mounts for step in _mount(mount)),
     ]
+
+
+def _image_plan(spec: SandboxSpec, root: RootLayers, shm_mib: int) -> list[Step]:
+    """The image has its own /usr and /etc; of the host's it gets only what finds names. A build keeps what it writes
+    to home and /tmp, and finds a /dev and a /run that are no part of any layer."""
+    lines = [*root.lower, "", root.upper, root.work] if root.upper else [*root.lower]
+    steps: list[Step] = [("overlay", "/", "\n".join(lines), 0), _directory("/proc"), _directory("/run")]
+    if spec.build:
+        steps.append(("tmpfs", "/run", "mode=755", NOSUID | NODEV))
+    steps += [_directory("/dev"), ("tmpfs", "/dev", "mode=755,size=1m", NOSUID | NOEXEC)]
+    hosts = f"127.0.0.1 localhost {spec.container_id}\n::1 localhost ip6-localhost\n"
+    if not spec.build:
+        steps.append(("file", "/etc/hosts", hosts, 0))
+    if os.path.exists("/etc/resolv.conf"):
+        steps.append(_bind(os.path.realpath("/etc/resolv.conf"), "/etc/resolv.conf", RDONLY | NOSUID | NODEV))
+    steps += _devices(spec.gpus, shm_mib)
+    if not spec.build:
+        steps += _scratch(spec.folder)
+    return [*steps, *(step for mount in spec.mounts for step in _mount(mount))]
 
 
 def _bind(source: str, target: str, flags: int) -> Step:

@@ -20,6 +20,8 @@ KILL_ROUNDS = 20
 
 
 class RunningSandbox:
+    forked = False
+
     def __init__(
         self,
         *,
@@ -149,7 +151,15 @@ def _mib(size: int) -> int:
     return -(-size // MIB)
 
 
-def adopt(container_id: str, folder: str, pid: int, pid_started: int, *, pid_namespace: bool) -> RunningSandbox | None:
+def adopt(
+    container_id: str,
+    folder: str,
+    pid: int,
+    pid_started: int,
+    *,
+    pid_namespace: bool,
+    kind: type[RunningSandbox] = RunningSandbox,
+) -> RunningSandbox | None:
     """Takes over a sandbox by its first process. None, and its control group is removed, if that has
     ended."""
     group = read_group(folder)
@@ -163,7 +173,7 @@ def adopt(container_id: str, folder: str, pid: int, pid_started: int, *, pid_nam
         group.kill()
         group.remove()
         return None
-    return RunningSandbox(
+    return kind(
         container_id=container_id,
         folder=folder,
         pid=pid,

@@ -27,6 +27,8 @@ KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 class LaunchConfig(TypedDict):
     isolate: bool
+    wrapper: str
+    """Path of bubblewrap where that makes the sandbox, or empty."""
     owner: int | None
     """Host uid and gid that the sandbox drops to; None when the server is not root and keeps its own."""
     root: str
@@ -41,6 +43,13 @@ class LaunchConfig(TypedDict):
     rlimits: list[tuple[int, int]]
     outputs: tuple[str, str]
     record: str
+    template: bool
+    writable: bool
+    """The root stays writable: an image's layer is being built."""
+    build: bool
+    """The program keeps its capabilities in the user namespace, see `SandboxSpec.build`."""
+    ids: list[tuple[int, int, int]]
+    """For a build: (first inside, first outside, how many), uids and gids alike. Empty: only `owner`."""
     argv: list[str]
     """Empty: a probe, which ends where the program would be executed."""
     env: dict[str, str]

@@ -43,6 +43,10 @@ class Isolation:
     owner: int | None
     steps: tuple[Step, ...]
     env: dict[str, str]
+    ids: tuple[tuple[int, int, int], ...] = ()
+    """See LaunchConfig."""
+    wrapper: str = ""
+    """Path of bubblewrap where that makes the sandbox."""
 
 
 def limits_without_groups(spec: SandboxSpec, limits: Limits, own_user_namespace: bool) -> list[tuple[int, int]]:
@@ -61,6 +65,7 @@ def make_config(spec: SandboxSpec, isolation: Isolation, limits: Limits, group: 
     out, err = (f"{spec.folder}/{name}" for name in OUTPUTS)
     return LaunchConfig(
         isolate=isolation.isolate,
+        wrapper=isolation.wrapper,
         owner=isolation.owner,
         root=f"{spec.folder}/root",
         steps=list(isolation.steps),
@@ -71,6 +76,10 @@ def make_config(spec: SandboxSpec, isolation: Isolation, limits: Limits, group: 
         rlimits=limits_without_groups(spec, limits, own_user_namespace=isolation.isolate),
         outputs=(out, err),
         record=f"{spec.folder}/exit",
+        template=spec.template,
+        writable=spec.root is not None and bool(spec.root.upper),
+        build=spec.build,
+        ids=list(isolation.ids),
         argv=list(spec.argv),
         env=isolation.env,
         cwd=spec.cwd,

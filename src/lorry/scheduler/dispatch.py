@@ -207,17 +207,17 @@ class Dispatcher:
             queue.held.clear()
 
     def lost(
-        self, container: str, reason: str, now: float, *, charge: bool = True, memory: bool = False
+        self, container: str, reason: str, now: float, *, charge: bool = True, own_limit: bool = False
     ) -> list[Effect]:
-        """A container is dead. `charge=False`: the platform killed it for another input's sake. `memory`: it passed the
-        memory limit of its function."""
+        """A container is dead. `charge=False`: the platform killed it for another input's sake. `own_limit`: it passed
+        a limit that its function set."""
         effects: list[Effect] = []
         slot = self._slots.pop(container, None)
         queue = self._expected.get(container)
         self._arrived(container)
         if slot is not None:
             queue = self.queues[slot.target]
-            death = Death(reason, alone=len(slot.leases) == 1, charge=charge, memory=memory)
+            death = Death(reason, alone=len(slot.leases) == 1, charge=charge, own_limit=own_limit)
             for lease in reversed(slot.leases.values()):
                 del self.leases[lease.number]
                 self._outcomes.died(queue, lease, death, now, effects)

@@ -13,9 +13,9 @@ from lorry.scheduler.work import Effect, Finish, Lease, Remember, Work
 
 MAX_DEATHS = 8
 """An input that ran alone in this many containers that died under it is not tried again (SDK.md, Calls)."""
-MAX_MEMORY_DEATHS = 2
-"""Fewer when each passed its own memory limit: that is the same the next time. Twice, because the first container may
-have been filled by inputs before."""
+MAX_LIMIT_DEATHS = 2
+"""Fewer when each passed its own limit of memory or disk: that is the same the next time. Twice, because the first
+container may have been filled by inputs before."""
 
 
 class Death(NamedTuple):
@@ -26,8 +26,8 @@ class Death(NamedTuple):
     """It had one lease."""
     charge: bool
     """False: the platform killed it. Only what it was killed for is to blame then."""
-    memory: bool = False
-    """It passed the memory limit of its function."""
+    own_limit: bool = False
+    """It passed a limit that its function set."""
 
 
 class Outcomes:
@@ -54,9 +54,9 @@ class Outcomes:
 
     def _lost(self, queue: Queue, work: Work, death: Death, guilty: bool, effects: list[Effect]) -> None:
         if guilty and death.alone and work.count == 1:
-            work.deaths += MAX_DEATHS // MAX_MEMORY_DEATHS if death.memory else 1
+            work.deaths += MAX_DEATHS // MAX_LIMIT_DEATHS if death.own_limit else 1
             if work.deaths >= MAX_DEATHS:
-                times = MAX_MEMORY_DEATHS if death.memory else MAX_DEATHS
+                times = MAX_LIMIT_DEATHS if death.own_limit else MAX_DEATHS
                 story = f"The input was alone in the container, {times} times; it is not tried again"
                 effects.append(self.end(work, Status.LOST, f"{death.reason}. {story}"))
                 return

@@ -29,7 +29,7 @@ class Work:
     attempts: dict[int, int] = field(default_factory=dict)
     """User attempts used up, by index; missing means none."""
     deaths: int = 0
-    """Of containers in which it ran alone; one for memory counts for several."""
+    """Of containers in which it ran alone; one for a limit of its own counts for several."""
     suspect: bool = False
     """Its last container died with several works in it: it runs alone from now on."""
     delivered: bool = False

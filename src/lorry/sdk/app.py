@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
-from lorry.errors import InvalidError
+from lorry.errors import InvalidError, NotFoundError
 from lorry.model.records import AppState
 from lorry.sdk import option_checks as check
 from lorry.sdk import options as opt
@@ -21,6 +21,7 @@ from lorry.sdk.decorators import Marked, check_flag
 from lorry.sdk.function import Function
 from lorry.sdk.image import Image
 from lorry.sdk.launch import Launched, launch
+from lorry.sdk.steps import Ask, Steps
 from lorry.wire import identity, pickling
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
@@ -199,6 +200,17 @@ class App:
 
     # Running
 
+    @staticmethod
+    def lookup(
+        name: str, *, client: Any = None, environment_name: str | None = None, create_if_missing: bool = False
+    ) -> App:
+        """The app of that name, for `Sandbox.create(app=…)`. NotFoundError if none runs, unless `create_if_missing`:
+        then the first sandbox starts it, and it ends with the last one."""
+        app = App(name)
+        if not create_if_missing:
+            drive(_look_up(name))
+        return app
+
     def run(self, *, client: Any = None, detach: bool = False, show_progress: bool | None = None) -> Run:
         """`with app.run():` starts the app and stops it at the end; `async with` too. `detach=True` lets it go on."""
         return Run(self, detach)
@@ -226,6 +238,12 @@ class App:
                 function._attach(launched.numbers[tag], launched.specs[tag])
             else:
                 function._attach(None, None)
+
+
+def _look_up(name: str) -> Steps[None]:
+    found = yield Ask("app_lookup", {"app": name})
+    if found["state"] == AppState.STOPPED.value:
+        raise NotFoundError(f"app {name!r} is stopped; create_if_missing=True starts one of that name")
 
 
 def _has_main_file() -> bool:

@@ -251,7 +251,8 @@ class LogFollower:
             if self._position > self._shown:
                 self._shown = self._position
                 self._writing = True
-                self._display.line(row)
+                if not row["c"].startswith("sb-"):  # what a sandbox prints is for who reads it, and may be anything
+                    self._display.line(row)
                 self._writing = False
         if "containers" in event:
             ready, total = event["containers"]

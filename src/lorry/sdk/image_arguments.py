@@ -7,6 +7,7 @@ import re
 import shlex
 import stat
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,9 @@ from lorry.errors import InvalidError
 from lorry.model.image import PipInstall
 
 Strings = str | Sequence[str] | None
+UNUSED = {"cloud", "cpu", "env", "force_build", "gpu", "include_source", "memory", "region", "secrets", "timeout"}
+UNUSED |= {"cloud_bucket_mounts", "network_file_systems", "uv_version", "volumes"}
+"""Parameters of Modal's build methods that change nothing here, apart from those that a method does take."""
 _ALL_INDEXES = "--index-strategy=unsafe-best-match"
 
 
@@ -96,22 +100,53 @@ def environment(variables: object) -> Mapping[str, str]:
     return variables
 
 
-def check_python(wanted: object) -> None:
-    """Another Python than the client's needs an image with a root file system of its own."""
+def other_python(wanted: object) -> str:
+    """A minor version such as `3.12`, empty if it is the client's own."""
+    version = python_version("debian_slim", "python_version", wanted)
+    return "" if version == f"{sys.version_info.major}.{sys.version_info.minor}" else version
+
+
+def python_version(method: str, name: str, wanted: object) -> str:
+    """The minor version; empty for None. A patch version is looked at only where it is the client's own."""
     if wanted is None:
-        return
+        return ""
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not isinstance(wanted, str):
-        raise InvalidError(f'Image.debian_slim: python_version must be a string such as "{here}", not {wanted!r}.')
+        raise InvalidError(f'Image.{method}: {name} must be a string such as "{here}", not {wanted!r}.')
     if not re.fullmatch(r"\d+\.\d+(?:\.\d+)?", wanted):
-        raise InvalidError(f'Image.debian_slim: {wanted!r} is not a Python version such as "{here}".')
-    full = f"{here}.{sys.version_info.micro}"
-    if wanted not in (here, full):
-        raise InvalidError(
-            f"Image.debian_slim: Python {wanted} is not available, {full} is: for now an image uses the "
-            "Python that runs your program. Other Pythons need a Debian root image, which comes later. Leave "
-            f"python_version out, or run the program with Python {wanted}."
-        )
+        raise InvalidError(f'Image.{method}: {wanted!r} is not a Python version such as "{here}".')
+    minor = ".".join(wanted.split(".")[:2])
+    if not (3, 11) <= tuple(map(int, minor.split("."))) <= (3, 14):
+        raise InvalidError(f"Image.{method}: containers run Python 3.11 to 3.14, not {wanted}.")
+    if wanted not in (minor, f"{here}.{sys.version_info.micro}"):
+        raise InvalidError(f'Image.{method}: give the minor version, "{minor}"; its newest patch is taken.')
+    return minor
+
+
+def debian_package(name: str) -> None:
+    """Also what apt takes with a version, a release or an architecture."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*(?::[a-z0-9]+)?(?:[=/][A-Za-z0-9.+~:-]+)?", name):
+        raise InvalidError(f"Image.apt_install: {name!r} is not the name of a Debian package, such as 'ffmpeg'.")
+
+
+def warn_unused(method: str, given: Mapping[str, object]) -> None:
+    for name in given:
+        if name not in UNUSED:
+            raise TypeError(f"Image.{method} has no parameter {name!r}")
+        warnings.warn(f"Image.{method}: {name}= has no effect in Lorry's builds yet", stacklevel=3)
+
+
+def with_hashes(extra_options: str, require_hashes: bool) -> str:
+    return f"{extra_options} --require-hashes".strip() if require_hashes else extra_options
+
+
+def archive_digest(path: str) -> str:
+    """Reads the archive's metadata; raises InvalidError if it is none."""
+    from lorry.images.archive import read_archive
+
+    if not os.path.isfile(path):
+        raise InvalidError(f"Image.from_oci_archive: there is no file {path!r}.")
+    return read_archive(path).digest
 
 
 def check_nesting(placed: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from lorry.sdk.build_spec import Files, function_spec, secret_ids, volume_mounts
 from lorry.sdk.cls import Cls
 from lorry.sdk.function import Function
 from lorry.sdk.image import Image
+from lorry.sdk.image_steps import remove_temporary
 from lorry.sdk.steps import Ask, Steps
 from lorry.sdk.upload import upload_bytes, upload_missing
 from lorry.wire.codec import to_json, to_plain
@@ -34,12 +35,7 @@ class Launched(NamedTuple):
 
 def launch(app: App, state: AppState) -> Steps[Launched]:
     """Everything is sent and built before the app exists: what is missing or wrong leaves nothing behind."""
-    files = Files()
-    manifest = yield from _ship(app, files)
-    images = _images(app, files)
-    yield from upload_missing(files.paths)
-    yield from _build(list(images.values()))
-    specs = yield from _specs(app, images, manifest)
+    specs = yield from prepare(app)
     texts = [to_json(spec) for spec in specs]
     yield Ask("function_check", {"specs": texts})
     reply = yield Ask("app_create", {"name": app.name or "unnamed", "state": state.value})
@@ -47,6 +43,26 @@ def launch(app: App, state: AppState) -> Steps[Launched]:
     if state is AppState.DEPLOYED:
         yield Ask("app_ready", {"app_id": reply["app_id"]})
     return Launched(reply["app_id"], added["numbers"], {spec.tag: spec for spec in specs})
+
+
+def prepare(app: App) -> Steps[list[FunctionSpec]]:
+    """Everything of the app's functions sent and built."""
+    files = Files()
+    manifest = yield from _ship(app, files)
+    images = yield from _images(app, files)
+    yield from upload_missing(files.paths)
+    remove_temporary()
+    yield from _build(list(images.values()))
+    return (yield from _specs(app, images, manifest))
+
+
+def prepare_image(image: Image | None) -> Steps[ImageSpec]:
+    """One image sent and built; None: the default one."""
+    files = Files()
+    spec = (image or _default_image()).spec(files.digest)
+    yield from upload_missing(files.paths)
+    yield from _build([spec])
+    return spec
 
 
 def _ship(app: App, files: Files) -> Steps[str]:
@@ -76,13 +92,14 @@ def _default_image() -> Image:
     return _default[0]
 
 
-def _images(app: App, files: Files) -> dict[int, ImageSpec]:
+def _images(app: App, files: Files) -> Steps[dict[int, ImageSpec]]:
     """By identity of the Image object, each resolved once."""
     found: dict[int, ImageSpec] = {}
     handles: list[Function | Cls] = [*app._functions.values(), *app._classes.values()]
     for handle in handles:
         image = _image_of(app, handle.options)
         if id(image) not in found:
+            yield from secret_ids(image.build_secrets)
             found[id(image)] = image.spec(files.digest)
     return found
 
@@ -101,7 +118,7 @@ def _build(images: list[ImageSpec]) -> Steps[None]:
         own = with_variables(settings, image, os.environ)
         params = {"spec": to_plain(image), "settings": to_plain(own)}
         built = yield Ask("image_ensure", params, on_event=show)
-        if not built["cached"] and image.installs:
+        if not built["cached"] and (image.installs or image.rooted):
             display.note(f"Built image {built['digest'][:12]} in {built['seconds']:.1f} s")
 
 

@@ -38,6 +38,7 @@ def accepted(given: Mapping[str, Any], where: str, excluded: Collection[str] = (
     opt.check_names(given, where, excluded)
     options = given_values(given)
     check_values(options)
+    opt.check_memory_backoff(options)
     opt.warn_later(options, where)
     return options
 

@@ -69,13 +69,11 @@ RENAMED = {
 }
 LATER = {
     "schedule": "it is not run by the clock yet",
-    "enable_memory_snapshot": "containers start without snapshots for now",
     "resumable": "it runs as an ordinary function for now",
     "budget": "no budget is enforced yet",
     "limits": "no profile is applied yet",
     "experimental_options": "they have no effect here",
     "proxy": "it has no effect here",
-    "ephemeral_disk": "scratch space is limited only by the disk for now",
     "priority": "inputs are served in their order for now",
     "region": "everything runs on the server's own machine",
     "cloud": "everything runs on the server's own machine",
@@ -195,6 +193,16 @@ def retry_policy(value: int | Retries | None) -> RetryPolicy:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidError(f"retries={value!r} must be a whole number or a lorry.Retries")
     return Retries(max_retries=value, backoff_coefficient=1.0, initial_delay=1.0).policy
+
+
+def check_memory_backoff(given: dict[str, Any]) -> None:
+    """It multiplies a limit: without one there is nothing that a container could pass."""
+    if retry_policy(given.get("retries")).memory_backoff > 1 and resources(given).memory_limit is None:
+        amount = resources(given).memory
+        raise InvalidError(
+            f"memory_backoff needs a memory limit to begin with: memory=({amount}, {2 * amount}) reserves {amount} MiB "
+            f"and limits to {2 * amount}"
+        )
 
 
 def texts(value: Any, name: str) -> dict[str, str]:

@@ -36,6 +36,7 @@ def container_of(record: ContainerRecord, spec: FunctionSpec, folder: Path, now:
         gpu_model=reserved["gpu_model"],
         started=now,
         started_wall=record.created_at,
+        labels=reserved.get("labels", {}),
     )
 
 

@@ -122,7 +122,7 @@ class CallApi:
         app_id = params.get("app_id") or self._deployed(params["app_name"])
         for record in self._store.functions(app_id):
             spec = from_json(FunctionSpec, record.spec)
-            if record.tag == params["tag"] and spec.parameters is None:
+            if record.tag == params["tag"] and spec.parameters is None and not spec.is_sandbox:
                 self._apps.record(app_id)
                 return {"number": record.number, "spec": record.spec, "app_id": app_id}
         raise errors.NotFoundError(f"app {params.get('app_name') or app_id} has no function {params['tag']!r}")

@@ -14,10 +14,13 @@ from typing import Any
 from lorry import __version__, errors
 from lorry.clock import Clock
 from lorry.config import Settings
+from lorry.model import coldstart
+from lorry.model.coldstart import ColdStart
+from lorry.model.function import FunctionSpec
 from lorry.scheduler.inventory import Inventory
 from lorry.server.apps import Apps
 from lorry.server.container import Container
-from lorry.server.fleet import Fleet
+from lorry.server.fleet import COLD_START, Fleet
 from lorry.server.frontend import Method, Session
 from lorry.server.logs import LogStore
 from lorry.server.provision import Provision
@@ -25,6 +28,7 @@ from lorry.server.retention import Retention
 from lorry.server.scaler import Scaler
 from lorry.server.switch import Switch
 from lorry.store.interface import Store
+from lorry.wire.codec import from_json
 
 
 class AdminApi:
@@ -60,7 +64,7 @@ class AdminApi:
         self._started = clock.wall()
 
     def methods(self) -> dict[str, Method]:
-        names = "server_status server_stop container_list container_stop pending df prune usage why"
+        names = "server_status server_stop container_list container_stop pending df prune usage why coldstarts"
         return {name: getattr(self, name) for name in names.split()}
 
     async def server_status(self, session: Session, _params: dict[str, Any], _number: int) -> Any:
@@ -120,6 +124,24 @@ class AdminApi:
             "cpu_seconds": usage.cpu_seconds if usage else 0.0,
             "gpus": list(container.reservation.gpu_indices),
             "reason": container.reason,
+            "start": "template" if container.process and container.process.forked else "cold",
+            "cold": container.cold,
+        }
+
+    async def coldstarts(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{app_id} → the starts of its containers by stage, newest first, and advice by function."""
+        starts: list[ColdStart] = []
+        for record in self._store.containers(app_id=params["app_id"], live_only=False):
+            tag = from_json(FunctionSpec, self._store.function(record.function).spec).tag
+            for row in self._store.decisions(record.container_id):
+                if row.kind == COLD_START:
+                    starts.append(coldstart.from_json(tag, record.created_at, row.reason))
+        by_function: dict[str, list[ColdStart]] = {}
+        for start in starts:
+            by_function.setdefault(start.function, []).append(start)
+        return {
+            "starts": [dataclasses.asdict(start) for start in sorted(starts, key=lambda s: -s.started_at)],
+            "advice": {function: coldstart.advice(rows) for function, rows in by_function.items()},
         }
 
     async def container_stop(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
@@ -175,7 +197,8 @@ class AdminApi:
 
     async def why(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{subject} → decisions about it, newest first."""
-        return {"decisions": [dataclasses.asdict(row) for row in self._store.decisions(params["subject"])]}
+        rows = [row for row in self._store.decisions(params["subject"]) if row.kind != COLD_START]
+        return {"decisions": [dataclasses.asdict(row) for row in rows]}
 
 
 def _ended(record: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lorry import errors
 from lorry.clock import Clock
 from lorry.ids import new_id
 from lorry.images.indexes import IndexSettings
-from lorry.model.function import FunctionSpec
+from lorry.model.function import NAMED_SECRET, FunctionSpec
 from lorry.model.image import ImageSpec
 from lorry.model.records import SecretRecord, VolumeRecord
 from lorry.server.frontend import Method, Session
@@ -32,6 +33,8 @@ class ObjectApi:
         self._store = store
         self._provision = provision
         self._uploads: dict[tuple[Any, str], BlobWriter] = {}
+        self.secret_changed: Callable[[str], None] = lambda _key: None
+        """A named secret was changed or deleted; as functions refer to it."""
 
     def methods(self) -> dict[str, Method]:
         names = (
@@ -234,6 +237,8 @@ class ObjectApi:
             created_at=self._clock.wall(),
         )
         await self._store.put_secret(record)
+        if name is not None:
+            self.secret_changed(NAMED_SECRET + name)
         return {"secret_id": secret_id}
 
     def _content_id(self, name: str | None, values: dict[str, str]) -> bytes:
@@ -262,6 +267,7 @@ class ObjectApi:
     async def secret_delete(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         record = self._store.secret(name=params["name"])
         await self._store.delete_secret(record.secret_id)
+        self.secret_changed(NAMED_SECRET + params["name"])
         return {}
 
 

@@ -171,6 +171,8 @@ class Apps:
             raise InvalidError(f"app {app_id} was not made as a deployment: it has no version")
         await self._settle_down(app_id, AppEvent.DEPLOY, AppState.DEPLOYED)
         self._replace_older(app_id)
+        for function in self._store.functions(app_id):
+            self._fleet.warm(app_id, function.number)
 
     async def _settle_down(self, app_id: str, event: AppEvent, state: AppState) -> None:
         """On disk first: who was told that it stays must find it after a restart."""
@@ -198,6 +200,8 @@ class Apps:
             await asyncio.sleep(RETIRE_POLL)
 
     def _busy(self, app_id: str) -> bool:
+        if any(c.app_id == app_id and c.spec.is_sandbox for c in self._fleet.containers.values()):
+            return True
         numbers = {function.number for function in self._store.functions(app_id)}
         if any(self._switch.dispatcher.calls_of(number) for number in numbers):
             return True
@@ -256,6 +260,8 @@ class Apps:
         for record in self._store.apps(running_only=True):
             self._begin(record)
             for function in self._store.functions(record.app_id):
+                if from_json(FunctionSpec, function.spec).is_sandbox:
+                    continue
                 self._scaler.apps[function.number] = (record.app_id, True)
                 self._switch.spec(function.number)
 

@@ -11,7 +11,7 @@ import lorry
 from lorry.config import Settings
 from lorry.images.builder import BuiltImage
 from lorry.model.function import FunctionSpec
-from lorry.sandbox.interface import Mount, SandboxSpec
+from lorry.sandbox.interface import Mount, RootLayers, SandboxSpec
 from lorry.scheduler.inventory import Reservation
 
 PACKAGE = Path(lorry.__file__).parent
@@ -52,39 +52,51 @@ def sandbox_spec(parts: Ingredients, settings: Settings, library: Path, isolated
     main = f"{INNER_LIBRARY}/lorry" if isolated else str(library / "lorry")
     return SandboxSpec(
         container_id=parts.container_id,
-        argv=(parts.image.python, "-P", f"{main}/runtime/main.py"),
+        argv=spec.command or (parts.image.python, "-P", f"{main}/runtime/main.py"),
         env=tuple(sorted(environment(parts, settings, isolated).items())),
         folder=str(parts.folder),
         mounts=tuple(_mounts(parts, settings)) if isolated else _demanded(parts),
-        cwd=spec.image.workdir or (HOME if isolated else str(parts.source)),
+        cwd=spec.image.workdir or parts.image.workdir or (HOME if isolated else _host_folder(parts)),
         memory_limit=spec.resources.memory_limit,
         pids_limit=pids_limit() if isolated else None,
         cpu_shares=spec.resources.cpu,
         cpu_limit=spec.resources.cpu_limit,
         gpus=parts.reservation.gpu_indices,
         block_network=spec.block_network,
+        root=RootLayers(lower=parts.image.layers) if parts.image.layers else None,
     )
+
+
+def _host_folder(parts: Ingredients) -> str:
+    """The working directory where nothing can be mounted. A sandbox must not write among the shared sources."""
+    return f"{parts.folder}/home" if parts.spec.is_sandbox and not parts.spec.source else str(parts.source)
 
 
 def environment(parts: Ingredients, settings: Settings, isolated: bool) -> dict[str, str]:
     """Everything the program finds in os.environ. The user's own values win over the platform's defaults."""
     threads = str(thread_count(parts.spec, parts.cores))
     values = {
-        "PATH": f"{Path(parts.image.python).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "PATH": _path(parts.image),
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         **dict.fromkeys(_THREAD_VARIABLES, threads),
     }
     if isolated:
-        values["HOME"] = HOME
+        values.update(HOME=HOME, LORRY_PIDS_LIMIT=str(pids_limit()))
+    elif parts.spec.code.module:  # its home is its own; libraries that download models look here
+        values["XDG_CACHE_HOME"] = str(parts.cache)
     if parts.spec.resources.gpus:
         values["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, parts.reservation.gpu_indices))
     else:
         values["CUDA_VISIBLE_DEVICES"] = ""
+    values.update({name: value for name, value in parts.image.env if name != "PATH"})
     values.update(dict(parts.spec.image.env))
     values.update(dict(parts.spec.env))
     values.update(parts.secrets)
+    if parts.spec.is_sandbox:  # it may ask nothing of the server
+        values.update(LORRY_CONTAINER_ID=parts.container_id, LORRY_APP_ID=parts.app_id)
+        return values
     values.update(
         LORRY_CONTAINER_ID=parts.container_id,
         LORRY_APP_ID=parts.app_id,
@@ -93,6 +105,12 @@ def environment(parts: Ingredients, settings: Settings, isolated: bool) -> dict[
         LORRY_SOURCE=HOME if isolated else str(parts.source),
     )
     return values
+
+
+def _path(image: BuiltImage) -> str:
+    """The image's own search path, behind the folder of its Python."""
+    rest = dict(image.env).get("PATH") or "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    return f"{Path(image.python).parent}:{rest}"
 
 
 def pids_limit() -> int:
@@ -113,11 +131,14 @@ def thread_count(spec: FunctionSpec, cores: float) -> int:
 
 
 def _mounts(parts: Ingredients, settings: Settings) -> list[Mount]:
-    mounts = [
-        Mount(source=str(settings.inner_dir), target="/run/lorry"),
-        Mount(source=str(PACKAGE), target=f"{INNER_LIBRARY}/lorry"),
-        Mount(source=str(parts.cache), target=f"{HOME}/.cache", read_only=False),
-    ]
+    mounts = []
+    if not parts.spec.is_sandbox:
+        mounts.append(Mount(source=str(settings.inner_dir), target="/run/lorry"))
+    if parts.spec.code.module:  # a program that nobody trusts gets no cache that functions read
+        mounts += [
+            Mount(source=str(PACKAGE), target=f"{INNER_LIBRARY}/lorry"),
+            Mount(source=str(parts.cache), target=f"{HOME}/.cache", read_only=False),
+        ]
     for prefix in (parts.image.base_prefix, parts.image.prefix):
         if prefix and not Path(prefix).is_relative_to("/usr"):
             mounts.append(Mount(source=prefix, target=prefix))

@@ -13,11 +13,15 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lorry.errors import ImageBuildError, InvalidError
 from lorry.ids import new_id
-from lorry.images.runner import LineSplitter
-from lorry.sandbox.interface import Mount, Sandbox, SandboxProcess, SandboxSpec
+from lorry.images.runner import LineSplitter, RootCommand
+from lorry.sandbox.build_ids import no_ids
+from lorry.sandbox.interface import Feature, Mount, RootLayers, Sandbox, SandboxProcess, SandboxSpec
 
 READ_SIZE = 64 * 1024
+ROOTS_CACHE = "roots"
+"""Folder that builds in images' own roots share."""
 PROCESS = "process"
 """File of a build's folder: pid and start of its sandbox, for a worker that comes after this one."""
 
@@ -43,11 +47,37 @@ class SandboxedBuilds:
         on_line: Callable[[str], None],
     ) -> int:
         """See BuildRunner.run."""
+        return await self._enclosed(
+            lambda build_id, folder: self._spec(build_id, folder, argv, env, writable, readable), on_line
+        )
+
+    def no_roots(self) -> str:
+        """See RootRunner.no_roots."""
+        if problems := self._sandbox.missing([Feature.LAYERS]):
+            return problems[0]
+        return no_ids(self._owner[0] if self._owner else None)
+
+    async def own(self, path: str) -> None:
+        """See RootRunner.own."""
+        if self._owner is not None:
+            os.chown(path, *self._owner)
+
+    async def run_in_root(self, command: RootCommand, on_line: Callable[[str], None]) -> int:
+        """See RootRunner.run_in_root."""
+        for path, _ in command.writable:
+            if Path(path).name == ROOTS_CACHE:
+                self._hand_over(path)
+        try:
+            return await self._enclosed(lambda build_id, folder: _root_spec(build_id, folder, command), on_line)
+        except InvalidError as error:  # a program or working directory that the image does not have
+            raise ImageBuildError(f"the build's sandbox could not be started: {error}") from None
+
+    async def _enclosed(self, spec: Callable[[str, Path], SandboxSpec], on_line: Callable[[str], None]) -> int:
         build_id = new_id("bu")
         folder = self._folder / build_id
         folder.mkdir(mode=0o700, parents=True)
         try:
-            process = await self._sandbox.start(self._spec(build_id, folder, argv, env, writable, readable))
+            process = await self._sandbox.start(spec(build_id, folder))
             try:
                 (folder / PROCESS).write_text(f"{process.pid} {process.pid_started}")
                 ended, _ = await asyncio.gather(process.wait(), _pass_on(process, LineSplitter(on_line)))
@@ -100,6 +130,26 @@ class SandboxedBuilds:
         for folder, folders, files in os.walk(path):
             for name in ("", *folders, *files):
                 os.chown(os.path.join(folder, name), *self._owner, follow_symlinks=False)
+
+
+def _root_spec(build_id: str, folder: Path, command: RootCommand) -> SandboxSpec:
+    mounts = [Mount(source=source, target=target) for source, target in command.readable]
+    mounts += [Mount(source=source, target=target, read_only=False) for source, target in command.writable]
+    upper, work = command.upper, command.work
+    if command.lower and not upper:  # nothing is kept
+        upper, work = str(folder / "upper"), str(folder / "work")
+        for path in (upper, work):
+            os.mkdir(path)
+    return SandboxSpec(
+        container_id=build_id,
+        argv=command.argv,
+        env=tuple(sorted({"HOME": "/root", **command.env}.items())),
+        folder=str(folder),
+        mounts=tuple(mount for mount in mounts if command.lower or not Path(mount.target).is_relative_to("/usr")),
+        cwd=command.cwd,
+        root=RootLayers(lower=command.lower, upper=upper, work=work) if command.lower else None,
+        build=True,
+    )
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

@@ -8,12 +8,14 @@ import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lorry.lifecycle.container import ContainerEvent, ContainerState, container_machine
 from lorry.lifecycle.machine import Machine
+from lorry.model.coldstart import Clockwork, ColdStart
 from lorry.model.function import FunctionSpec
 from lorry.model.records import ContainerRecord, UsageRecord
-from lorry.sandbox.interface import Exit, SandboxProcess
+from lorry.sandbox.interface import Exit, SandboxProcess, SandboxSpec
 from lorry.scheduler.inventory import Reservation
 from lorry.scheduler.load import PHASE_OF, ContainerView
 from lorry.server.logs import OutputPump
@@ -46,17 +48,56 @@ class Container:
     charge: bool = True
     """False when it was killed for the sake of another input: its inputs run again off their budget."""
     peak_memory: int = 0
+    over_memory: bool = False
+    """The watchdog killed it for its memory limit."""
+    scratch: int = 0
+    """MiB in its home and /tmp when the watchdog killed it for them; 0: it did not."""
     hidden: tuple[str, ...] = ()
     """Secret values that are blacked out in its output."""
+    cold: str = ""
+    """Why it was not forked from a template; empty if it was."""
+    stages: Clockwork = field(init=False)
+    """Of its start."""
+    imports: tuple[tuple[str, float], ...] = ()
+    """The slowest packages of the import that it had to wait for."""
+    ready_at: float | None = None
+    """Monotonic; until its first result."""
+    abandoned: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is stopped before it has a process."""
+    described: SandboxSpec | None = None
+    """What it was started as, if this worker started it."""
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Of a sandbox: set when its program is executed, or will never be."""
+    code: int | None = None
+    """Exit code of a sandbox that has ended."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Tags of a sandbox."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it has ended and is accounted for."""
 
     def __post_init__(self) -> None:
         self.machine = container_machine(self.container_id)
+        self.stages = Clockwork(self.started)
 
     @property
     def state(self) -> ContainerState:
         return self.machine.state
+
+    @property
+    def over_limit(self) -> bool:
+        """The watchdog killed it: for a limit of its own, which is the same the next time."""
+        return self.over_memory or self.scratch > 0
+
+    @property
+    def scratch_text(self) -> str:
+        """Empty unless it was killed for its disk."""
+        if not self.scratch:
+            return ""
+        return (
+            f"the container of {self.spec.tag} had {self.scratch} MiB in its home and /tmp, more than "
+            f"ephemeral_disk={self.spec.resources.ephemeral_disk}. Raise that, delete what is not needed any more, or "
+            "write to a Volume, which has no limit"
+        )
 
     @property
     def alive(self) -> bool:
@@ -72,6 +113,22 @@ class Container:
             running=running,
             idle_since=idle_since,
             started_at=self.started,
+        )
+
+    def boot(self, told: dict[str, Any]) -> None:
+        """What an import, here or in a template, says of itself. ValueError or TypeError if it is nonsense."""
+        for stage in ("import", "enter"):
+            self.stages.add(stage, float(told.get(stage, 0.0)))
+        if told.get("imports"):
+            self.imports = tuple((str(name)[:80], float(seconds)) for name, seconds in told["imports"][:5])
+
+    def cold_start(self) -> ColdStart:
+        return ColdStart(
+            function=self.spec.tag,
+            started_at=self.started_wall,
+            seconds=self.stages.seconds,
+            cold=self.cold,
+            imports=self.imports,
         )
 
     def redacted(self, lines: list[str]) -> list[str]:
@@ -94,7 +151,10 @@ class Container:
             "memory": self.reservation.memory_mib,
             "gpus": list(self.reservation.gpu_indices),
             "gpu_model": self.gpu_model,
+            "memory_limit": self.spec.resources.memory_limit,
         }
+        if self.spec.is_sandbox:
+            resources |= {"code": self.code, "labels": self.labels}
         return ContainerRecord(
             container_id=self.container_id,
             app_id=self.app_id,
@@ -130,14 +190,17 @@ class Container:
         )
 
 
-def death_text(container: Container, ended: Exit, sentence: str) -> str:
-    """For the inputs that it had, as `Class: message` where the class is not ContainerLostError."""
+def death_text(container: Container, ended: Exit, sentence: str, story: str = "") -> str:
+    """For the inputs that it had, as `Class: message` where the class is not ContainerLostError. `story`: what
+    `memory_backoff` tried."""
     limit = container.spec.resources.memory_limit
+    if container.scratch:
+        return f"ResourceError: {container.scratch_text}"
     if ended.oom_killed and limit is not None:
         return (
             f"OutOfMemoryError: the container passed its memory limit of {limit} MiB (peak "
             f"{container.peak_memory} MiB). Raise it with memory=({container.spec.resources.memory}, …) "
-            "on the function, or load less at once"
+            f"on the function, or load less at once{story}"
         )
     if ended.oom_killed:
         return (

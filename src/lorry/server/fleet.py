@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import json
 import secrets
-import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,22 @@ from lorry.scheduler.place import Placed
 from lorry.server.adopted import container_of, work_of
 from lorry.server.container import Container, children_of, death_text
 from lorry.server.logs import LogStore, OutputPump
+from lorry.server.memory_growth import MemoryGrowth
 from lorry.server.peers import Peer
 from lorry.server.switch import Switch
+from lorry.server.templates import Abandoned, Templates, remove_folder
 from lorry.store.interface import Store
 from lorry.timeouts import EXIT_HOOKS, LOG_DRAIN, RECONNECT
 from lorry.wire.codec import to_plain
 from lorry.wire.control import encode
 from lorry.wire.frames import Kind
 
+COLD_START = "cold start"
+"""Kind of the decision row that holds a container's stages as JSON."""
 MAX_BOOT_DEATHS = 3
 """Containers of a function that may die while booting, one after the other, before its inputs are given up."""
+TIMED_OUT = 124
+"""Exit code of a sandbox, or of a program in it, whose `timeout` was over; as that of timeout(1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +53,11 @@ class Services:
     sandbox: Sandbox
     folder: Path
     """Parent of the containers' own folders."""
+    templates: Templates
     prepare: Callable[[Container], Awaitable[SandboxSpec]]
     """Everything a container needs brought to this machine, and its sandbox described."""
+    machine_mib: int
+    """Memory of this machine: `memory_backoff` ends there."""
     hidden: Callable[[Container], tuple[str, ...]]
     """Values that must not appear in the output of a container which an earlier worker started."""
 
@@ -63,6 +72,7 @@ class Fleet:
         self.failed_starts: dict[int, tuple[int, float]] = {}
         """By function: how many in a row, and when the last was."""
         self.peaks: dict[int, int] = {}
+        self.memory = MemoryGrowth(services.machine_mib)
         self.on_change: Callable[[int], None] = lambda _target: None
         self.on_freed: Callable[[], None] = lambda: None
         services.folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +118,18 @@ class Fleet:
 
     # Start
 
-    def start(self, app_id: str, target: int, spec: FunctionSpec, placed: Placed, reason: str) -> str:
+    def start(
+        self,
+        app_id: str,
+        target: int,
+        spec: FunctionSpec,
+        placed: Placed,
+        reason: str,
+        container_id: str | None = None,
+        waited: float = 0.0,
+    ) -> str:
         """Reserve and start one container; returns its id at once, everything else happens behind."""
-        container_id = new_id("ct")
+        container_id = container_id or new_id("ct")
         container = Container(
             container_id=container_id,
             app_id=app_id,
@@ -123,18 +142,51 @@ class Fleet:
             started=self._s.clock.monotonic(),
             started_wall=self._s.clock.wall(),
         )
+        container.stages.seconds["queue"] = waited
         self.containers[container_id] = container
         self._decide(container_id, "start", reason)
         self._announce(container)
         self._spawn(self._launch(container))
         return container_id
 
+    def warm(self, app_id: str, target: int) -> None:
+        """Make the template of a function ahead of its first call."""
+        self._spawn(self._warm(app_id, target))
+
+    async def _warm(self, app_id: str, target: int) -> None:
+        container_id = new_id("ct")
+        nothing = Reservation(container_id=container_id, cores=0.0, memory_mib=0)
+        example = Container(
+            container_id=container_id,
+            app_id=app_id,
+            target=target,
+            spec=self._s.switch.spec(target),
+            token="",
+            folder=self._s.folder / container_id,
+            reservation=nothing,
+            gpu_model="",
+            started=self._s.clock.monotonic(),
+            started_wall=self._s.clock.wall(),
+        )
+        with contextlib.suppress(errors.Error, OSError):  # whatever it is, the first call will say so
+            example.folder.mkdir(mode=0o700)
+            self._s.templates.warm(example, await self._s.prepare(example))
+        await asyncio.to_thread(remove_folder, example.folder)
+
     async def _launch(self, container: Container) -> None:
         now = self._s.clock.monotonic
         try:
             container.folder.mkdir(mode=0o700)
-            described = await self._s.prepare(container)
-            container.process = await self._s.sandbox.start(described)
+            described = container.described = await self._s.prepare(container)
+            container.stages.end("image", now())
+            if container.spec.is_sandbox:
+                container.process = await self._s.sandbox.start(described)
+            else:
+                container.process = await self._s.templates.start(container, described)
+        except Abandoned:
+            container.machine.fire(ContainerEvent.START_FAILED, now())
+            await self._bury(container)
+            return
         except Exception as problem:
             container.machine.fire(ContainerEvent.START_FAILED, now())
             message = problem if isinstance(problem, errors.Error) else f"{type(problem).__name__}: {problem}"
@@ -143,8 +195,12 @@ class Fleet:
             return
         if container.machine.allows(ContainerEvent.SPAWNED):  # not if it was quicker than we: see `ready`
             container.machine.fire(ContainerEvent.SPAWNED, now())
+        if not container.process.forked:
+            container.stages.end("sandbox", now())
         container.pump = OutputPump(self._loop, container.process.outputs, self._output_sink(container))
         self._spawn(self._watch(container))
+        if container.spec.is_sandbox:
+            self._sandbox_runs(container)
         self._watch_boot(container)
         if container.state is ContainerState.STOPPING:  # stopped while it was being started
             container.process.kill()
@@ -155,6 +211,8 @@ class Fleet:
         self._count_failure(container.target)
         container.reason = text
         self._decide(container.container_id, "start failed", text)
+        if container.spec.is_sandbox:
+            return
         self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.PLATFORM, text))
 
     def _count_failure(self, target: int) -> None:
@@ -188,6 +246,8 @@ class Fleet:
         container.peer = peer
         container.runner_pid = peer.pid
         peer.identity = container
+        container.stages.end("process" if container.process else "sandbox", self._s.clock.monotonic())
+        self._s.templates.arrived(container, peer.pid)
         if container.state is ContainerState.LOST_CONTACT:
             self._adopt(container, parameters.get("running", []), bool(parameters.get("booted", True)))
         return {"spec": to_plain(container.spec)}
@@ -200,9 +260,11 @@ class Fleet:
             raise errors.InvalidError("no such container, or a wrong token")
         return container
 
-    def ready(self, container: Container) -> None:
-        """Imports and enter hooks are done."""
+    def ready(self, container: Container, told: dict[str, Any] | None = None) -> None:
+        """Imports and enter hooks are done. `told`: how long they took."""
         self._up(container)
+        container.boot(told or {})
+        container.ready_at = container.stages.mark = self._s.clock.monotonic()
         if container.state is not ContainerState.BOOTING:
             return
         now = self._s.clock.monotonic()
@@ -218,6 +280,12 @@ class Fleet:
         self._s.switch.perform(effects)
         self._store_soon(container)
         self.on_change(container.target)
+
+    def first_result(self, container: Container) -> None:
+        """The start is over, and kept for `lorry app coldstarts`."""
+        container.stages.end("first input", self._s.clock.monotonic())
+        container.ready_at = None
+        self._decide(container.container_id, COLD_START, container.cold_start().to_json())
 
     def boot_failed(self, container: Container, failure: str) -> None:
         """The user's module or an enter hook raised: reported once to everything that waits."""
@@ -261,6 +329,7 @@ class Fleet:
         idle = self._s.switch.dispatcher.drain(container_id)
         self._decide(container_id, "stop", reason)
         if container.process is None:
+            container.abandoned.set()
             return  # `_launch` kills it as soon as it is there
         if container.peer is None or not idle:
             container.process.kill()
@@ -290,19 +359,48 @@ class Fleet:
         now = self._s.clock.monotonic()
         booting = container.state is ContainerState.BOOTING
         container.machine.fire(ContainerEvent.EXITED, now)
+        if container.spec.is_sandbox:
+            self._sandbox_ended(container, ended)
+            return
         if container.peer is not None:
             container.peer.read_rest()  # results that it sent before it died count
             container.peer.close()
         self.peaks[container.target] = max(self.peaks.get(container.target, 0), container.peak_memory)
-        sentence = container.reason or ended.describe()
-        text = death_text(container, ended, sentence)
-        if booting:
+        ended = replace(ended, oom_killed=ended.oom_killed or container.over_memory)
+        sentence = container.reason or container.scratch_text or ended.describe()
+        limit = container.spec.resources.memory_limit
+        memory = ended.oom_killed and limit is not None
+        grown = memory and not container.reason and self._outgrown(container)
+        story = self.memory.story(self._declared(container), limit) if memory and limit else ""
+        text = death_text(container, ended, sentence, story)
+        if booting and not grown:
             self._died_booting(container, text)
-        charge = container.charge and not container.reason
-        memory = ended.oom_killed and container.spec.resources.memory_limit is not None
-        effects = self._s.switch.dispatcher.lost(container.container_id, text, now, charge=charge, memory=memory)
+        charge = container.charge and not container.reason and not grown
+        own_limit = memory or container.scratch > 0
+        effects = self._s.switch.dispatcher.lost(container.container_id, text, now, charge=charge, own_limit=own_limit)
         self._s.switch.perform(effects)
         container.reason = sentence
+
+    def _outgrown(self, container: Container) -> bool:
+        """It passed its memory limit. True if its inputs run again with more; smaller containers go then."""
+        target, limit = container.target, container.spec.resources.memory_limit
+        if limit is None or self.memory.is_small(target, limit):
+            return limit is not None
+        sentence = self.memory.passed(target, self._declared(container), limit)
+        if sentence is None:
+            return False
+        self._decide(container.container_id, "more memory", sentence)
+        self._output_sink(container)(2, None, [f"lorry: {sentence}"])
+        for other in [c for c in self.containers.values() if c.target == target and c is not container]:
+            self.retire(other.container_id, sentence)
+        return True
+
+    def _declared(self, container: Container) -> FunctionSpec:
+        """Its function's own spec: the container's may have more memory."""
+        try:
+            return self._s.switch.spec(container.target)
+        except errors.NotFoundError:  # its app is stopped
+            return container.spec
 
     def _died_booting(self, container: Container, text: str) -> None:
         """Nobody told it to: a crash in an import, or out of memory. Tried again a few times."""
@@ -325,6 +423,7 @@ class Fleet:
         gone = self._s.store.put_container(container.record(stopped_at=wall))
         self.containers.pop(container.container_id, None)
         container.gone.set()
+        container.up.set()
         self._announce(container)
         self.on_change(container.target)
         self.on_freed()
@@ -332,7 +431,26 @@ class Fleet:
             await asyncio.gather(usage, gone)
         if container.process is not None:
             container.process.close()
-        await asyncio.to_thread(shutil.rmtree, container.folder, ignore_errors=True)
+        await asyncio.to_thread(remove_folder, container.folder)
+
+    # Sandboxes: containers whose program is the user's own, and that take no inputs
+
+    def _sandbox_runs(self, container: Container) -> None:
+        """Its program is executed: it needs no boot, and ends by itself, or by its `timeout`."""
+        if container.machine.allows(ContainerEvent.BOOTED):
+            container.machine.fire(ContainerEvent.BOOTED, self._s.clock.monotonic())
+        container.up.set()
+        left = container.started_wall + container.spec.timeout - self._s.clock.wall()
+        self._loop.call_later(max(0.0, left), self._sandbox_overdue, container)
+
+    def _sandbox_overdue(self, container: Container) -> None:
+        if container.alive and container.code is None and container.process is not None:
+            container.code = TIMED_OUT
+            self.kill(container.container_id, f"it ran longer than its timeout of {container.spec.timeout:g} s")
+
+    def _sandbox_ended(self, container: Container, ended: Exit) -> None:
+        container.code = ended.code if container.code is None else container.code
+        container.reason = container.reason or container.scratch_text or ended.describe()
 
     # After a restart of the worker
 
@@ -344,6 +462,9 @@ class Fleet:
         process = self._s.sandbox.adopt(record.container_id, str(folder), record.pid, record.pid_started)
         if process is None:
             return False
+        limit = json.loads(record.resources).get("memory_limit")
+        self.memory.adopted(record.function, spec, limit)
+        spec = self.memory.restored(spec, limit)
         container = container_of(record, spec, folder, self._s.clock.monotonic())
         now = self._s.clock.monotonic()
         container.machine.fire(ContainerEvent.CONTACT_LOST, now)
@@ -351,9 +472,14 @@ class Fleet:
         container.hidden = self._s.hidden(container)
         container.pump = OutputPump(self._loop, process.outputs, self._output_sink(container))
         self.containers[container.container_id] = container
+        if spec.is_sandbox:
+            container.machine.fire(ContainerEvent.ADOPTED_BOOTING, now)
+            self._spawn(self._watch(container))
+            self._sandbox_runs(container)
+            return True
         self._s.switch.dispatcher.expect(container.target, container.container_id)
         self._spawn(self._watch(container))
-        children = children_of(process.pid)
+        children = [] if process.forked else children_of(process.pid)
         container.runner_pid = children[0] if children else process.pid
         container.nudge()
         self._loop.call_later(RECONNECT, self._give_up, container)
@@ -392,6 +518,7 @@ class Fleet:
         """Its app is stopped and none of its containers is left."""
         for table in (self._boot_deaths, self.failed_starts, self.peaks):
             table.pop(target, None)
+        self.memory.forget(target)
 
     # Small things
 

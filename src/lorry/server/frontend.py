@@ -26,6 +26,7 @@ from lorry.server.logs import LogStore
 from lorry.server.parcels import Broker, Parcel
 from lorry.server.peers import Peer, close_all
 from lorry.server.switch import Switch
+from lorry.server.templates import Template, Templates
 from lorry.timeouts import UNCLAIMED
 from lorry.wire.control import MAX_MESSAGE
 from lorry.wire.frames import MAX_FRAME, PROTOCOL_VERSION, Flag, Header, Kind, pack, unpack_selection
@@ -65,6 +66,7 @@ class Frontend:
         journal: Journal,
         broker: Broker,
         fleet: Fleet,
+        templates: Templates,
         logs: LogStore,
         methods: Mapping[str, Method],
         inner_methods: frozenset[str],
@@ -73,6 +75,7 @@ class Frontend:
         self._journal = journal
         self._broker = broker
         self._fleet = fleet
+        self._templates = templates
         self._logs = logs
         self._methods = methods
         self._inner_methods = inner_methods
@@ -106,6 +109,8 @@ class Frontend:
         self._broker.peer_gone(peer)
         if isinstance(identity, Container):
             self._fleet.disconnected(identity, peer)
+        elif isinstance(identity, Template):
+            self._templates.gone(identity, peer)
         elif isinstance(identity, Session):
             self._switch.client_gone(peer)
             self._journal.unsubscribe(peer)
@@ -174,6 +179,9 @@ class Frontend:
         elif parameters.get("role") == "container":
             greeting |= self._fleet.hello(peer, parameters)
             peer.become(self._fleet.identify(parameters), self._from_container, MAX_INNER)
+        elif parameters.get("role") == "template":
+            greeting |= self._templates.hello(peer, parameters)
+            peer.become(self._templates.identify(parameters), self._templates.frame, MAX_INNER)
         else:
             container = self._fleet.identify(parameters)
             if container.spec.restrict_access:
@@ -318,6 +326,8 @@ class Frontend:
                 if header[2] >= len(Status):
                     raise ValueError(f"no status {header[2]}")
                 self._switch.result(container.container_id, peer, header, body, descriptors)
+                if container.ready_at is not None:
+                    self._fleet.first_result(container)
             elif kind == Kind.REQUEST:
                 self._container_request(peer, container, header, body)
             elif kind == Kind.RELEASE:
@@ -338,7 +348,7 @@ class Frontend:
             return
         peer.reply(header[4], {})
         if message.get("method") == "ready":
-            self._fleet.ready(container)
+            self._fleet.ready(container, message.get("params"))
         elif message.get("method") == "boot_failed":
             if container.pump is not None:
                 container.pump.drain()

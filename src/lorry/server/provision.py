@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from lorry.config import Settings
 from lorry.errors import InvalidError
 from lorry.images.builder import BuiltImage, ImageBuilder
 from lorry.images.indexes import IndexSettings
+from lorry.images.rooted import BuildInputs
 from lorry.model.function import NAMED_SECRET, FunctionSpec
-from lorry.model.image import ImageSpec
+from lorry.model.image import ImageFile, ImageSpec
 from lorry.sandbox.interface import Feature, Sandbox, SandboxSpec
 from lorry.sandbox.namespaces import sandbox_owner
 from lorry.scheduler.inventory import Inventory
-from lorry.server.blueprint import PACKAGE, Ingredients, sandbox_spec
+from lorry.server.blueprint import HOME, INNER_LIBRARY, PACKAGE, Ingredients, sandbox_spec
 from lorry.server.container import Container
 from lorry.storage.blobs import BlobStore
 from lorry.storage.secrets import SecretBox
@@ -58,11 +59,22 @@ class Provision:
         self.secrets = SecretBox(state / "secret.key")
         self._library = _library(state)
         self.isolated = not sandbox.missing([Feature.MOUNTS])
+        self.held_images: Callable[[], Sequence[ImageSpec]] = tuple
+        """Images that run without a living app: warm templates."""
+        self.release_images: Callable[[Collection[str]], None] = lambda _alive: None
+        """Ends warm templates of apps that are not among the living."""
+        images.supply(BuildInputs(blob=self.blobs.path, tree=self._tree, secrets=self._secret_values))
+
+    @property
+    def python_path(self) -> str:
+        """Where a Python that is not our runner finds `lorry`, and the user's modules."""
+        return f"{INNER_LIBRARY}:{HOME}" if self.isolated else str(self._library)
 
     def refuse(self, spec: FunctionSpec) -> None:
         """InvalidError when this tier cannot give what the function declares; called when the app loads."""
         declared = {
             Feature.MOUNTS: bool(spec.volumes or spec.image.files),
+            Feature.LAYERS: spec.image.rooted,
             Feature.MEMORY_LIMIT: spec.resources.memory_limit is not None,
             Feature.CPU_LIMIT: spec.resources.cpu_limit is not None,
             Feature.BLOCK_NETWORK: spec.block_network,
@@ -76,14 +88,23 @@ class Provision:
 
     async def prepare(self, container: Container) -> SandboxSpec:
         """Everything present, and the sandbox described. Raises what the user can act on."""
-        spec = container.spec
-        image = await self.images.ensure(spec.image, IndexSettings(), lambda _line: None)
-        name = self._app_name(container.app_id)
-        parts = await asyncio.to_thread(self._gather, container, image, name)
+        parts = await self._parts(container)
         container.hidden = tuple(value for value in parts.secrets.values() if len(value) >= HIDDEN_LENGTH)
         if container.hidden:
             self._note_hidden(container)
         return sandbox_spec(parts, self._settings, self._library, self.isolated)
+
+    async def describe(self, container: Container) -> SandboxSpec:
+        """What a container was started as: kept, or put together again by a worker that has adopted it."""
+        if container.described is None:
+            parts = await self._parts(container)
+            container.described = sandbox_spec(parts, self._settings, self._library, self.isolated)
+        return container.described
+
+    async def _parts(self, container: Container) -> Ingredients:
+        image = await self.images.ensure(container.spec.image, IndexSettings(), lambda _line: None)
+        name = self._app_name(container.app_id)
+        return await asyncio.to_thread(self._gather, container, image, name)
 
     def _note_hidden(self, container: Container) -> None:
         """For a worker that adopts it: the values of *this* container, whatever becomes of the secrets meanwhile."""
@@ -124,7 +145,11 @@ class Provision:
     def _files(self, spec: FunctionSpec) -> Path | None:
         if not spec.image.files:
             return None
-        return self.trees.ensure(tuple((f.path.lstrip("/"), f.digest, f.mode) for f in spec.image.files))
+        return self._tree(spec.image.files)
+
+    def _tree(self, files: tuple[ImageFile, ...]) -> Path:
+        """A folder with these files at their absolute paths."""
+        return self.trees.ensure(tuple((file.path.lstrip("/"), file.digest, file.mode) for file in files))
 
     def _volume(self, volume_id: str) -> Path:
         self._store.volume(volume_id=volume_id)  # NotFoundError for one that was deleted
@@ -132,8 +157,11 @@ class Provision:
         return self.volumes.path(volume_id)
 
     def secret_values(self, spec: FunctionSpec) -> dict[str, str]:
+        return self._secret_values(spec.secret_ids)
+
+    def _secret_values(self, secret_ids: Sequence[str]) -> dict[str, str]:
         values: dict[str, str] = {}
-        for key in spec.secret_ids:
+        for key in secret_ids:
             name = key.removeprefix(NAMED_SECRET)
             record = self._store.secret(secret_id=key) if name == key else self._store.secret(name=name)
             values.update(self.secrets.open(record.secret_id, record.sealed))

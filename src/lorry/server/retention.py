@@ -63,6 +63,8 @@ class Retention:
         await self._expire()
         now = self._clock.wall()
         older = now if everything else now - YOUNG
+        if everything:
+            self._provision.release_images(self._apps.alive())
         blobs, trees, images = await self._in_use()
         freed = {
             "files": await asyncio.to_thread(self._collect_files, blobs, trees, older),
@@ -81,7 +83,7 @@ class Retention:
         for app_id in self._apps.alive():
             for record in self._store.functions(app_id):
                 spec = from_json(FunctionSpec, record.spec)
-                blobs |= {file.digest for file in spec.image.files}
+                blobs |= set(spec.image.blobs())
                 trees.add(self._provision.source(spec).name)
                 with contextlib.suppress(errors.ImageBuildError):  # its interpreter was deleted: it can start nothing
                     images.add(await self._provision.images.digest(spec.image))
@@ -89,6 +91,9 @@ class Retention:
                     blobs.add(spec.source)
                     manifest = json.loads(self._provision.blobs.path(spec.source).read_bytes())
                     blobs |= {digest for _path, digest, _mode in manifest}
+        for image in self._provision.held_images():
+            with contextlib.suppress(errors.ImageBuildError):
+                images.add(await self._provision.images.digest(image))
         return blobs, trees, images
 
     def _collect_files(self, blobs: set[str], trees: set[str], older: float) -> int:

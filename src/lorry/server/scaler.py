@@ -72,7 +72,7 @@ class Scaler:
             self.changed(target)
 
     def load(self, target: int) -> FunctionLoad:
-        spec = self._switch.spec(target)
+        spec = self._fleet.memory.spec(target, self._switch.spec(target))
         queue = self._switch.dispatcher.queues[target]
         slots = queue.slots
         views = []
@@ -137,7 +137,7 @@ class Scaler:
         self.changed(target)
 
     def _start_one(self, target: int, decision: Decision) -> bool:
-        spec = self._switch.spec(target)
+        spec = self._fleet.memory.spec(target, self._switch.spec(target))
         placed = place(self._inventory, self._fleet.reservations(), spec.resources)
         if isinstance(placed, Never):
             self._refuse(target, placed.sentence)
@@ -146,17 +146,19 @@ class Scaler:
             self.pending[target] = placed.sentence
             self._make_room(target, spec.resources)
             return False
-        self._fleet.start(self.apps[target][0], target, spec, placed, decision.sentence)
+        now = self._clock.monotonic()
+        waited = now - self._backlog_since.get(target, now)
+        self._fleet.start(self.apps[target][0], target, spec, placed, decision.sentence, waited=waited)
         return True
 
     def _make_room(self, target: int, resources: Resources) -> None:
         """Idle containers of others go; the inputs that wait are reconsidered when they are gone."""
         self._blocked.add(target)
         reservations = self._fleet.reservations()
-        for container_id in evict.choose(self._inventory, reservations, resources, self._idle()):
+        for container_id in evict.choose(self._inventory, reservations, resources, self.idle()):
             self._fleet.stop(container_id, f"its place is needed by {self._switch.spec(target).tag}")
 
-    def _idle(self) -> list[IdleContainer]:
+    def idle(self) -> list[IdleContainer]:
         """Idle containers above their functions' floors."""
         found: list[IdleContainer] = []
         for number, queue in self._switch.dispatcher.queues.items():

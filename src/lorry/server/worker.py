@@ -32,14 +32,18 @@ from lorry.model.function import FunctionSpec
 from lorry.model.records import AppState, CallState, ContainerRecord
 from lorry.sandbox import detect
 from lorry.sandbox.interface import Feature
-from lorry.sandbox.records import read_exit
+from lorry.sandbox.records import read_exit, read_group
 from lorry.server.api import INNER_METHODS, CallApi
 from lorry.server.api_admin import AdminApi
+from lorry.server.api_images import ImageApi
 from lorry.server.api_objects import ObjectApi
+from lorry.server.api_sandbox import SandboxApi
 from lorry.server.apps import Apps
 from lorry.server.build_sandbox import SandboxedBuilds
+from lorry.server.exec import Execs
+from lorry.server.exec_result import with_code
 from lorry.server.fleet import Fleet, Services
-from lorry.server.frontend import Frontend
+from lorry.server.frontend import Frontend, Method
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
 from lorry.server.machine import LoadMeter, take_inventory
@@ -49,6 +53,8 @@ from lorry.server.provision import Provision, provision_owner
 from lorry.server.retention import Retention
 from lorry.server.scaler import Scaler
 from lorry.server.switch import Switch
+from lorry.server.templates import Templates, remove_folder
+from lorry.server.watchdog import Watchdog
 from lorry.store.sqlite import SqliteStore
 from lorry.timeouts import RETENTION_INTERVAL, SCALE_INTERVAL, TICK, USAGE_INTERVAL
 from lorry.wire.codec import from_json
@@ -82,6 +88,7 @@ class Worker:
         builds = SandboxedBuilds(sandbox, state / "builds", provision_owner()) if isolated else DirectRunner()
         images = ImageBuilder(state / "images", builds, _uv())
         self._provision = provision = Provision(settings, store, sandbox, inventory, images, self._app_name)
+        self.templates = templates = Templates(clock, sandbox, logs, state / "templates")
         services = Services(
             clock=clock,
             store=store,
@@ -89,6 +96,8 @@ class Worker:
             logs=logs,
             sandbox=sandbox,
             folder=state / "containers",
+            templates=templates,
+            machine_mib=inventory.memory_mib,
             prepare=provision.prepare,
             hidden=provision.hidden,
         )
@@ -102,26 +111,47 @@ class Worker:
         self._retention = Retention(clock, store, apps, logs, spool, provision, state / "cache")
         self._sandbox = sandbox
         self._calls = CallApi(clock, store, apps, switch, journal, logs, provision.refuse)
-        objects = ObjectApi(clock, store, provision)
+        self._objects = ObjectApi(clock, store, provision)
+        self._objects.secret_changed = templates.forget_secret
+        provision.held_images, provision.release_images = templates.images, templates.release
+        methods = self._methods()
+        self.frontend = Frontend(switch, journal, broker, fleet, templates, logs, methods, INNER_METHODS)
+        self.frontend.on_gone = self._objects.forget
+        self._listeners = listeners
+
+    def _methods(self) -> dict[str, Method]:
+        """The API."""
         admin = AdminApi(
-            settings,
-            clock,
-            store,
-            apps,
-            fleet,
-            switch,
-            scaler,
-            logs,
-            provision,
-            inventory,
+            self._settings,
+            self._clock,
+            self.store,
+            self.apps,
+            self.fleet,
+            self.switch,
+            self.scaler,
+            self._logs,
+            self._provision,
+            self._inventory,
             self._retention,
-            sandbox.name,
+            self._sandbox.name,
             self.stop,
         )
-        methods = {**self._calls.methods(), **objects.methods(), **admin.methods()}
-        self.frontend = Frontend(switch, journal, broker, fleet, logs, methods, INNER_METHODS)
-        self.frontend.on_gone = objects.forget
-        self._listeners = listeners
+        sandboxes = SandboxApi(
+            self._clock,
+            self.store,
+            self.apps,
+            self.fleet,
+            self.scaler,
+            self._provision,
+            self._logs,
+            self._inventory,
+            Execs(self._sandbox, self._provision),
+        )
+        images = ImageApi(self.store, self.apps, self._provision)
+        methods = self._calls.methods()
+        for part in (self._objects, admin, sandboxes, images):
+            methods |= part.methods()
+        return methods
 
     def _app_name(self, app_id: str) -> str:
         return self.store.app(app_id).name
@@ -149,7 +179,9 @@ class Worker:
             self._forget_container(record, stopped)
         folder = self._settings.state_dir / "containers"
         for leftover in set(os.listdir(folder)) - set(kept):
-            shutil.rmtree(folder / leftover, ignore_errors=True)
+            read_group(str(folder / leftover)).kill()  # one that was started as the worker died, before its row
+            remove_folder(folder / leftover)
+        self.templates.remove_leftovers(set(kept))
         self._sandbox.remove_leftovers()
         count = self._calls.recover()
         if kept or count:
@@ -173,6 +205,7 @@ class Worker:
         else:
             seen = read_exit(folder)
             reason = "it ended while the server was away" + (f": {seen.describe()}" if seen else "")
+            record = with_code(record, seen)
         ended = dataclasses.replace(record, stopped_at=self._clock.wall(), state="dead", reason=reason)
         self._loop.create_task(_awaited(self.store.put_container(ended)))
 
@@ -188,6 +221,7 @@ class Worker:
             self._loop.create_task(self._every(SCALE_INTERVAL, self.scaler.tick)),
             self._loop.create_task(self._every(1.0, self._meter.measure)),
             self._loop.create_task(self._every(USAGE_INTERVAL, self._account)),
+            self._loop.create_task(Watchdog(self.fleet).run()),
             self._loop.create_task(self._watch_idle()),
             self._loop.create_task(self._sweep()),
         ]
@@ -231,6 +265,7 @@ class Worker:
         self.scaler.halt()
         if not self._hand_over:
             await self._stop_everything()
+        self.templates.end_all("the server ends")
         await self.journal.settle()
         for listener in self._listeners:  # who comes from now on waits in the backlog, for the next server
             self._loop.remove_reader(listener)

@@ -1,0 +1,13 @@
+"""A secret that the import reads."""
+
+import os
+
+import lorry
+
+app = lorry.App("forking-secret")
+PASSWORD = os.environ.get("PASSWORD", "")
+
+
+@app.function(secrets=[lorry.Secret.from_name("forking")], scaledown_window=2)
+def password() -> str:
+    return PASSWORD
