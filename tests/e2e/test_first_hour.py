@@ -173,7 +173,7 @@ def test_the_cache_outlives_containers(running: lorry.App) -> None:
 
 @pytest.mark.parametrize("ask", [first_hour.stop_here, first_hour.ask_here])
 def test_breakpoint_and_input_name_local(running: lorry.App, ask: lorry.Function) -> None:
-    with pytest.raises(exception.InvalidError, match=r"no keyboard.*\.local\(\)"):
+    with pytest.raises(exception.InvalidError, match=r"no keyboard.*\.local\(\).*`lorry shell`"):
         ask.remote()
 
 

@@ -38,7 +38,7 @@ def test_a_refused_fork_names_the_number_of_processes(monkeypatch: pytest.Monkey
 
 def test_so_do_a_refused_subprocess_and_a_refused_thread() -> None:
     code = (
-        "import os, resource, subprocess, sys\n"
+        "import os, resource, subprocess, sys, traceback\n"
         "from lorry.runtime.limit_notes import annotate\n"
         "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n"
         "if os.getuid() == 0: os.setuid(65533)\n"

@@ -28,6 +28,7 @@ TARGET = 5
 
 class FakeProcess:
     pid, pid_started = 99_999_999, 1
+    forked = False
 
     def __init__(self) -> None:
         pipes = [os.pipe(), os.pipe()]
