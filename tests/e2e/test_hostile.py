@@ -43,19 +43,21 @@ def unharmed(running: lorry.App, server: ServerHome) -> Iterator[None]:
     """The same worker afterwards, with as many descriptors, and honest calls work."""
     worker = server.worker_pid()
     assert hostile.honest.remote(1) == 2
-    before = descriptors(worker) - OF_A_TEMPLATE * templates(server)
+    before = unaccounted(worker, server)
     yield
     assert server.worker_pid() == worker
     assert hostile.honest.remote(41) == 42
-    wait_until(lambda: descriptors(worker) - OF_A_TEMPLATE * templates(server) <= before + 8)
+    wait_until(lambda: unaccounted(worker, server) <= before + 8)
 
 
-OF_A_TEMPLATE = 4
-"""Descriptors that the worker holds for one: connection, pidfd and two outputs. It stays when its containers end."""
+OF_A_TEMPLATE, OF_A_CONTAINER = 4, 6
+"""Descriptors that the worker holds for one: connection, pidfd, two outputs; namespace and a connection as client."""
 
 
-def templates(server: ServerHome) -> int:
-    return len(os.listdir(server.state / "templates"))
+def unaccounted(worker: int, server: ServerHome) -> int:
+    """Descriptors that belong to no template and no container."""
+    kept = {name: len(os.listdir(server.state / name)) for name in ("templates", "containers")}
+    return descriptors(worker) - OF_A_TEMPLATE * kept["templates"] - OF_A_CONTAINER * kept["containers"]
 
 
 def descriptors(pid: int) -> int:
@@ -266,14 +268,14 @@ def test_a_wrong_token_is_refused_and_makes_nobody() -> None:
 
 def test_connections_of_a_container_are_bounded(server: ServerHome) -> None:
     worker = server.worker_pid()
-    before = descriptors(worker)
+    before = unaccounted(worker, server)
     alive, _ = hostile.many_connections.remote(3000, MAX_STRANGERS, hello=False)
     assert alive <= MAX_STRANGERS
     most = MAX_CONNECTIONS + MAX_STRANGERS
     alive, said = hostile.many_connections.remote(3000, most, hello=True)
     assert alive <= most
     assert f"{MAX_CONNECTIONS:,} connections" in said
-    wait_until(lambda: descriptors(worker) - OF_A_TEMPLATE * templates(server) <= before + 8)
+    wait_until(lambda: unaccounted(worker, server) <= before + 8)
     assert hostile.many_connections.remote(100, 100, hello=True)[0] == 100  # those that are closed do not count
 
 

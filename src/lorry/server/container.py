@@ -45,6 +45,8 @@ class Container:
     """The call that it works on, or worked on last; None before the first, or with several at once."""
     reason: str = ""
     """Why it was stopped or killed, when the platform did it."""
+    guilty: bool = False
+    """It was killed for what its own input did."""
     charge: bool = True
     """False when it was killed for the sake of another input: its inputs run again off their budget."""
     peak_memory: int = 0

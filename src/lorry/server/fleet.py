@@ -98,12 +98,13 @@ class Fleet:
     def changed(self, target: int) -> None:
         self.on_change(target)
 
-    def kill(self, container: str, reason: str) -> None:
-        """Now, without asking. Its other inputs run again off their budget."""
+    def kill(self, container: str, reason: str, *, guilty: bool = False) -> None:
+        """Now, without asking. Its inputs run again off their budget, unless it is `guilty`: then what it worked on did
+        that, and would do it again for ever."""
         found = self.containers.get(container)
         if found is not None and found.process is not None:
             found.reason = found.reason or reason
-            found.charge = False
+            found.charge, found.guilty = guilty, guilty
             found.process.kill()
 
     def retire(self, container: str, reason: str) -> None:
@@ -375,7 +376,7 @@ class Fleet:
         text = death_text(container, ended, sentence, story)
         if booting and not grown:
             self._died_booting(container, text)
-        charge = container.charge and not container.reason and not grown
+        charge = container.guilty or (container.charge and not container.reason and not grown)
         own_limit = memory or container.scratch > 0
         effects = self._s.switch.dispatcher.lost(container.container_id, text, now, charge=charge, own_limit=own_limit)
         self._s.switch.perform(effects)
@@ -420,7 +421,9 @@ class Fleet:
         wall = self._s.clock.wall()
         self._decide(container.container_id, "end", container.reason or "it ended")
         usage = self._s.store.add_usage(container.usage(wall))
-        gone = self._s.store.put_container(container.record(stopped_at=wall))
+        gone = asyncio.ensure_future(self._s.store.put_container(container.record(stopped_at=wall)))
+        if container.spec.is_sandbox:
+            await _quietly(asyncio.shield(gone))  # its row answers for it from now on
         self.containers.pop(container.container_id, None)
         container.gone.set()
         container.up.set()

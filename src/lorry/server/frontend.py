@@ -339,7 +339,7 @@ class Frontend:
             else:
                 peer.close()
         except (ValueError, TypeError, KeyError, AttributeError, errors.InvalidError):
-            self._fleet.kill(container.container_id, "it sent a malformed frame")
+            self._fleet.kill(container.container_id, "it sent a malformed frame", guilty=True)
             peer.close()
 
     def _container_request(self, peer: Peer, container: Container, header: Header, body: bytes) -> None:
