@@ -123,12 +123,19 @@ def test_a_secret_that_changes_ends_the_templates_that_have_read_it(own_server: 
     put_secret("one-of-the-secrets")
     with forking_secret.app.run():
         assert forking_secret.password.remote() == "one-of-the-secrets"
+        assert b"the import has ***" in logs_of(own_server)
         (template,) = templates(own_server)
         put_secret("another-secret")
         (row,) = containers()
         Channel().ask("container_stop", {"container_id": row["container_id"]})
         wait_until(lambda: not processes_of(template))
         assert forking_secret.password.remote() == "another-secret"
+
+
+def logs_of(home: ServerHome) -> bytes:
+    written = b"".join(path.read_bytes() for path in (home.state / "logs").rglob("*") if path.is_file())
+    assert b"one-of-the-secrets" not in written
+    return written
 
 
 def put_secret(password: str) -> None:

@@ -86,6 +86,7 @@ def test_the_template_that_was_used_last_goes_last(tmp_path: Path, monkeypatch: 
                 spec=SPEC,
                 folder=tmp_path / name,
                 sandbox=SANDBOX,
+                hidden=(),
                 used=used,
                 ready=ready,
                 process=process,  # type: ignore[arg-type]

@@ -135,9 +135,7 @@ class Container:
 
     def redacted(self, lines: list[str]) -> list[str]:
         """Lines of its output without the values of its secrets."""
-        for value in self.hidden:
-            lines = [line.replace(value, "***") for line in lines]
-        return lines
+        return redacted(lines, self.hidden)
 
     def nudge(self) -> None:
         """SIGUSR1 to the program, if it is known."""
@@ -218,3 +216,10 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def redacted(lines: list[str], hidden: tuple[str, ...]) -> list[str]:
+    """Lines without these values."""
+    for value in hidden:
+        lines = [line.replace(value, "***") for line in lines]
+    return lines

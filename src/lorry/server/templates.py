@@ -31,7 +31,7 @@ from lorry.sandbox.fork import POOL
 from lorry.sandbox.interface import Mount, PreparedFork, Sandbox, SandboxProcess, SandboxSpec
 from lorry.sandbox.procfs import total_memory_mib
 from lorry.sandbox.rootfs import HOME, TMP, VAR_TMP
-from lorry.server.container import Container
+from lorry.server.container import Container, redacted
 from lorry.server.logs import LogStore, OutputPump
 from lorry.server.peers import Peer, close_all
 from lorry.timeouts import FORK
@@ -64,6 +64,8 @@ class Template:
     spec: FunctionSpec
     folder: Path
     sandbox: SandboxSpec
+    hidden: tuple[str, ...]
+    """Values of its secrets, blacked out in what its import prints."""
     used: float
     """Monotonic."""
     ready: asyncio.Future[dict[str, Any]]
@@ -219,6 +221,7 @@ class Templates:
             spec=container.spec,
             folder=folder,
             sandbox=template_sandbox(described, template_id, token, folder),
+            hidden=container.hidden,
             used=self._clock.monotonic(),
             ready=self._loop.create_future(),
         )
@@ -252,6 +255,7 @@ class Templates:
 
     def _sink(self, template: Template) -> Callable[[int, str | None, list[str]], None]:
         def sink(stream: int, _call: str | None, lines: list[str]) -> None:
+            lines = redacted(lines, template.hidden)
             if template.ready.done():
                 self._logs.append(template.app_id, template.template_id, "", stream, lines)
             else:

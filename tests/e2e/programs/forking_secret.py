@@ -6,6 +6,7 @@ import lorry
 
 app = lorry.App("forking-secret")
 PASSWORD = os.environ.get("PASSWORD", "")
+print("the import has", PASSWORD)
 
 
 @app.function(secrets=[lorry.Secret.from_name("forking")], scaledown_window=2)
