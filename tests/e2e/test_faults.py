@@ -127,6 +127,23 @@ def test_a_function_that_runs_survives_the_worker_s_death_and_is_not_started_aga
     assert sum(traces(own_server, "waiting").values()) == 1
 
 
+def test_a_container_outlives_the_worker_that_had_not_written_its_row(
+    own_server: ServerHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORRY_FAULT", "worker.before_container_row")
+    monkeypatch.setenv("LORRY_FAULT_ONCE", str(own_server.root / "fault"))
+    with journal.app.run():
+        call = journal.wait_for.spawn("go")
+        wait_until((own_server.root / "fault.worker.before_container_row").exists)
+        (started,) = os.listdir(own_server.state / "containers")
+        wait_until(lambda: traces(own_server, "waiting"))
+        assert [row["container_id"] for row in containers()] == [started]
+        (volume_folder(own_server) / "go").write_text("")
+        assert call.get(timeout=30) == "go"
+        wait_until(lambda: not os.listdir(own_server.state / "started"))
+    assert traces(own_server, "waiting").total() == 1
+
+
 def test_a_synchronous_call_survives_the_worker_s_death_and_runs_once(own_server: ServerHome) -> None:
     with journal.app.run():
         journal.mark.remote(0)

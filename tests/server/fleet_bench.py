@@ -108,6 +108,7 @@ class Bench:
                 sandbox=self.sandbox,  # type: ignore[arg-type]
                 templates=ColdStarts(self.sandbox),  # type: ignore[arg-type]
                 folder=root / "containers",
+                notes=root / "started",
                 machine_mib=1000,
                 prepare=prepare,
                 hidden=lambda _container: ("a-secret",),

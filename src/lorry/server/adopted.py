@@ -1,4 +1,4 @@
-"""What a worker knows of a container that an earlier one started: its row, and its own account of its work."""
+"""What a worker knows of a container that an earlier one started: its row or note, and its own account of its work."""
 
 from __future__ import annotations
 
@@ -15,6 +15,25 @@ from lorry.scheduler.dispatch import Work
 from lorry.scheduler.inventory import Reservation
 from lorry.server.container import Container
 from lorry.store.interface import Store
+from lorry.wire.codec import from_json, to_json
+
+
+def note(folder: Path, record: ContainerRecord) -> Path:
+    """Its row, until the store has that: a commit takes milliseconds, in which its first input may already run. A
+    file outlives a worker that is killed, unsynced too; a machine that stops takes the container with it."""
+    path = folder / record.container_id
+    path.write_text(to_json(record))
+    path.chmod(0o600)
+    return path
+
+
+def noted(folder: Path) -> list[ContainerRecord]:
+    """What `note` wrote and nobody removed."""
+    records: list[ContainerRecord] = []
+    for path in folder.iterdir():
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # torn: the worker died while it wrote
+            records.append(from_json(ContainerRecord, path.read_text()))
+    return records
 
 
 def container_of(record: ContainerRecord, spec: FunctionSpec, folder: Path, now: float) -> Container:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorry import errors
+from lorry import errors, faults
 from lorry.clock import Clock
 from lorry.ids import call_name, new_id
 from lorry.lifecycle.container import ContainerEvent, ContainerState
@@ -21,7 +21,7 @@ from lorry.model.records import ContainerRecord, DecisionRecord, Status
 from lorry.sandbox.interface import Exit, Sandbox, SandboxSpec
 from lorry.scheduler.inventory import Reservation
 from lorry.scheduler.place import Placed
-from lorry.server.adopted import container_of, work_of
+from lorry.server.adopted import container_of, note, work_of
 from lorry.server.container import Container, children_of, death_text
 from lorry.server.logs import LogStore, OutputPump
 from lorry.server.memory_growth import MemoryGrowth
@@ -53,6 +53,8 @@ class Services:
     sandbox: Sandbox
     folder: Path
     """Parent of the containers' own folders."""
+    notes: Path
+    """Of containers whose row is not committed; see `note`."""
     templates: Templates
     prepare: Callable[[Container], Awaitable[SandboxSpec]]
     """Everything a container needs brought to this machine, and its sandbox described."""
@@ -76,6 +78,7 @@ class Fleet:
         self.on_change: Callable[[int], None] = lambda _target: None
         self.on_freed: Callable[[], None] = lambda: None
         services.folder.mkdir(parents=True, exist_ok=True)
+        services.notes.mkdir(mode=0o700, exist_ok=True)
 
     # What the switch needs
 
@@ -196,6 +199,7 @@ class Fleet:
             return
         if container.machine.allows(ContainerEvent.SPAWNED):  # not if it was quicker than we: see `ready`
             container.machine.fire(ContainerEvent.SPAWNED, now())
+        note(self._s.notes, container.record())
         if not container.process.forked:
             container.stages.end("sandbox", now())
         container.pump = OutputPump(self._loop, container.process.outputs, self._output_sink(container))
@@ -205,7 +209,15 @@ class Fleet:
         self._watch_boot(container)
         if container.state is ContainerState.STOPPING:  # stopped while it was being started
             container.process.kill()
-        await _quietly(self._s.store.put_container(container.record()))
+        await self._store_row(container)
+
+    async def _store_row(self, container: Container) -> None:
+        """Then its note has done its duty."""
+        if faults.armed:
+            faults.point("worker.before_container_row")
+        with contextlib.suppress(errors.StorageFullError):
+            await self._s.store.put_container(container.record())
+            (self._s.notes / container.container_id).unlink(missing_ok=True)
 
     def _start_failed(self, container: Container, text: str) -> None:
         """Its inputs cannot run: they end with this text."""
@@ -475,6 +487,7 @@ class Fleet:
         container.hidden = self._s.hidden(container)
         container.pump = OutputPump(self._loop, process.outputs, self._output_sink(container))
         self.containers[container.container_id] = container
+        self._spawn(self._store_row(container))
         if spec.is_sandbox:
             container.machine.fire(ContainerEvent.ADOPTED_BOOTING, now)
             self._spawn(self._watch(container))

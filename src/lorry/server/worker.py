@@ -33,6 +33,7 @@ from lorry.model.records import AppState, CallState, ContainerRecord
 from lorry.sandbox import detect
 from lorry.sandbox.interface import Feature
 from lorry.sandbox.records import read_exit, read_group
+from lorry.server.adopted import noted
 from lorry.server.api import INNER_METHODS, CallApi
 from lorry.server.api_admin import AdminApi
 from lorry.server.api_images import ImageApi
@@ -96,6 +97,7 @@ class Worker:
             logs=logs,
             sandbox=sandbox,
             folder=state / "containers",
+            notes=state / "started",
             templates=templates,
             machine_mib=inventory.memory_mib,
             prepare=provision.prepare,
@@ -170,7 +172,9 @@ class Worker:
         self.apps.recover()
         alive = self.apps.alive()
         kept: list[str] = []
-        for record in self.store.containers():
+        notes = self._settings.state_dir / "started"
+        rows = {record.container_id: record for record in [*noted(notes), *self.store.containers()]}
+        for record in rows.values():
             stopped = record.app_id not in alive
             spec = from_json(FunctionSpec, self.store.function(record.function).spec)
             if not stopped and self.fleet.recover(record, spec):
@@ -181,6 +185,8 @@ class Worker:
         for leftover in set(os.listdir(folder)) - set(kept):
             read_group(str(folder / leftover)).kill()  # one that was started as the worker died, before its row
             remove_folder(folder / leftover)
+        for name in set(os.listdir(notes)) - set(kept):
+            (notes / name).unlink()
         self.templates.remove_leftovers(set(kept))
         self._sandbox.remove_leftovers()
         count = self._calls.recover()
