@@ -23,6 +23,7 @@ from lorry.sdk.channel import Channel, greeting
 from lorry.server.frontend import MAX_CONNECTIONS, MAX_STRANGERS
 from lorry.server.parcels import Broker, Spool
 from lorry.wire.control import encode
+from lorry.wire.endpoint import ATTACHED
 from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Flag, Kind, pack, pack_reference
 
 ALL_KINDS = [*range(24), 99, 255]
@@ -55,9 +56,18 @@ OF_A_TEMPLATE, OF_A_CONTAINER = 4, 6
 
 
 def unaccounted(worker: int, server: ServerHome) -> int:
-    """Descriptors that belong to no template and no container."""
+    """Descriptors that belong to no template and no container. Those that are being started have not got theirs."""
+    wait_until(lambda: all(row["state"] == "ready" for row in containers()))
     kept = {name: len(os.listdir(server.state / name)) for name in ("templates", "containers")}
     return descriptors(worker) - OF_A_TEMPLATE * kept["templates"] - OF_A_CONTAINER * kept["containers"]
+
+
+def containers() -> list[dict[str, object]]:
+    channel = Channel()
+    try:
+        return list(channel.ask("container_list", {})["containers"])
+    finally:
+        channel.close()
 
 
 def descriptors(pid: int) -> int:
@@ -98,6 +108,8 @@ def ended(sock: socket.socket) -> bool:
 def attempt(sock: socket.socket, data: bytes, fds: list[int] | None = None) -> bool:
     """False when the server has hung up."""
     try:
+        if fds:
+            sock.send(ATTACHED)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sock.sendmsg([data], ancillary)
         return True
@@ -236,8 +248,8 @@ class Owner:
     def __init__(self) -> None:
         self.sent: list[int] = []
 
-    def send(self, buffers: list[bytes], _descriptors: object = ()) -> None:
-        self.sent.append(buffers[0][0])
+    def send(self, frame: bytes, _descriptors: object = ()) -> None:
+        self.sent.append(frame[0])
 
 
 def test_a_release_by_somebody_else_frees_nothing() -> None:

@@ -21,10 +21,9 @@ class FakePeer:
         """Descriptors that it was passed, by segment number: a receiver maps and closes them."""
         self.events: list[Any] = []
 
-    def send(self, buffers: Sequence[bytes], descriptors: Sequence[int] = ()) -> None:
+    def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         if self.closed:
             return
-        data = b"".join(buffers)
         header = HEADER.unpack_from(data)
         self.got.append((header, data[HEADER_SIZE:]))
         for descriptor in descriptors:

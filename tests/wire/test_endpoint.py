@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorry.wire import pickling
-from lorry.wire.endpoint import Endpoint, Frame, Message, receive, receive_locked, send
+from lorry.wire.endpoint import ATTACHED, Endpoint, Frame, Message, receive, receive_locked, send
 from lorry.wire.frames import HEADER, MAX_INLINE, Flag, Kind, pack, pack_reference, pack_selection
 
 
@@ -30,13 +30,12 @@ class Pair:
 
     def pass_on(self, payload: tuple[bytes, list[memoryview]], selection: bytes = b"") -> Frame:
         flags = Flag.SELECT if selection else 0
-        messages = self.sender.encode(Kind.RESULT, payload, flags=flags, number=5, selection=selection)
-        send(self.left, messages)
-        for _ in messages[:-1]:
-            receive(self.right, self.receiver)
-        frame = receive(self.right, self.receiver)
-        assert frame is not None
-        return frame
+        send(self.left, self.sender.encode(Kind.RESULT, payload, flags=flags, number=5, selection=selection))
+        while True:
+            frame = receive(self.right, self.receiver)
+            assert frame is not None
+            if frame.kind == Kind.RESULT:  # before it come DROPs
+                return frame
 
     def give_back(self) -> None:
         for number in self.receiver.maps.unused():
@@ -109,8 +108,10 @@ def test_after_renewal_the_descriptor_travels_again(pair: Pair) -> None:
     assert bytes(pair.receiver.pieces(frame)[0][:2]) == b"yy"
 
 
-def raw(sock: socket.socket, data: bytes, descriptors: list[int]) -> None:
+def raw(sock: socket.socket, data: bytes, descriptors: list[int], *, announced: bool = True) -> None:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    if descriptors and announced:
+        sock.send(ATTACHED)
     sock.sendmsg([data], rights)
 
 
@@ -145,6 +146,28 @@ def test_descriptors_that_no_payload_needs_are_closed(pair: Pair) -> None:
     os.close(handle)
     assert receive(pair.right, pair.receiver) is not None
     assert open_descriptors() == before
+
+
+def test_descriptors_that_nobody_announced_do_not_arrive(pair: Pair) -> None:
+    before = open_descriptors()
+    handle = os.memfd_create("x")
+    raw(pair.left, pack(Kind.REPLY, number=1) + b"{}", [handle] * 4, announced=False)
+    os.close(handle)
+    assert receive(pair.right, pair.receiver) is not None
+    assert open_descriptors() == before
+
+
+def test_what_was_announced_may_come_later(pair: Pair) -> None:
+    pair.right.settimeout(None)
+    announcement, message = pair.sender.encode(Kind.RESULT, (b"x" * 100_000, []))
+    send(pair.left, [announcement])
+    for _ in range(2):
+        with pytest.raises(BlockingIOError):
+            receive(pair.right, pair.receiver, socket.MSG_DONTWAIT)
+    send(pair.left, [message])
+    frame = receive(pair.right, pair.receiver, socket.MSG_DONTWAIT)
+    assert frame is not None
+    assert b"".join(pair.receiver.pieces(frame)) == b"x" * 100_000
 
 
 def test_an_empty_file_as_a_segment_is_refused(pair: Pair) -> None:

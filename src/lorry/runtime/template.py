@@ -115,6 +115,8 @@ class _Forks:
                 data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
                 if not data:
                     return None
+                if data[0] == Kind.ATTACHED:
+                    continue
                 fork = self._fork(json.loads(data[HEADER_SIZE:])["params"], _descriptors(ancillary))
                 if fork is not None:
                     return fork

@@ -348,7 +348,7 @@ class Fleet:
             container.process.kill()
             return
         for frame in encode(Kind.REQUEST, 0, {"method": "stop"}):
-            container.peer.send([frame])
+            container.peer.send(frame)
         self._loop.call_later(within, container.process.kill)
 
     async def _watch(self, container: Container) -> None:

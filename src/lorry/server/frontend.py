@@ -242,11 +242,11 @@ class Frontend:
         except Exception as refused:
             name = type(refused).__name__ if isinstance(refused, errors.Error) else "InternalError"
             body = json.dumps({"error": name, "message": str(refused)}).encode()
-            peer.send([pack(Kind.CHUNK_ACK, status=1, number=chunk, call=call), body])
+            peer.send(pack(Kind.CHUNK_ACK, status=1, number=chunk, call=call) + body)
             return
         finally:
             self._broker.let_go(parcel, header)
-        peer.send([pack(Kind.CHUNK_ACK, number=chunk, call=call)])
+        peer.send(pack(Kind.CHUNK_ACK, number=chunk, call=call))
         if work is not None and not self._switch.takes(work):
             with contextlib.suppress(errors.StorageFullError):
                 await self._journal.cancel(call)

@@ -273,7 +273,7 @@ class Journal:
         self._wake(call)
         listeners = self._listeners.get(call)
         if cancelled and listeners is not None and listeners.subscriber is not None:
-            listeners.subscriber.send([pack(Kind.RESULT, status=Status.CANCELLED, call=call)])
+            listeners.subscriber.send(pack(Kind.RESULT, status=Status.CANCELLED, call=call))
         return cancelled
 
     async def settle(self) -> None:

@@ -106,7 +106,7 @@ class Broker:
         """Send a frame with this payload. `header`: the fields of HEADER; the SEGMENT flag is set here."""
         segment = parcel.segment
         if segment is None:
-            peer.send([HEADER.pack(*header), selection, parcel.body])
+            peer.send(HEADER.pack(*header) + selection + parcel.body)
             return
         if peer.closed:
             return
@@ -115,7 +115,7 @@ class Broker:
         descriptors = () if peer in segment.receivers else (segment.fd,)
         segment.receivers.add(peer)
         segment.users.add(peer)
-        peer.send([HEADER.pack(*fields), selection, renumber_reference(parcel.body, segment.number)], descriptors)
+        peer.send(HEADER.pack(*fields) + selection + renumber_reference(parcel.body, segment.number), descriptors)
 
     def released(self, peer: Peer, number: int) -> None:
         """A receiver is done with it. From one that does not use it the word means nothing."""
@@ -131,7 +131,7 @@ class Broker:
         if segment.users:
             return
         if segment.owner is not None:
-            segment.owner.send([pack(Kind.RELEASE, number=segment.owner_number)])
+            segment.owner.send(pack(Kind.RELEASE, number=segment.owner_number))
         else:
             self._forget(segment)
 
@@ -149,7 +149,7 @@ class Broker:
         if self._by_number.pop(segment.number, None) is None:
             return
         for receiver in segment.receivers:
-            receiver.send([pack(Kind.DROP, number=segment.number)])
+            receiver.send(pack(Kind.DROP, number=segment.number))
         os.close(segment.fd)
 
     def peer_gone(self, peer: Peer) -> None:

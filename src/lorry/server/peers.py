@@ -1,4 +1,4 @@
-"""Connections of the worker: non-blocking SOCK_SEQPACKET sockets driven by `add_reader` and `recvmsg`.
+"""Connections of the worker: non-blocking SOCK_SEQPACKET sockets driven by `add_reader`.
 
 asyncio's and uvloop's transports drop passed descriptors silently, so sockets are read and written here directly.
 A peer that does not read gets its frames queued; `backlog` tells how many, for whoever must slow down.
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lorry.wire.control import Assembler, encode, encode_error
+from lorry.wire.endpoint import ATTACHED
 from lorry.wire.frames import HEADER, HEADER_SIZE, MAX_FRAME, Header, Kind
 
 _CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
@@ -44,8 +45,10 @@ class Peer:
         self._loop = loop
         self._handler = handler
         self._on_close = on_close
-        self._queue: deque[tuple[Sequence[bytes], Sequence[int]]] = deque()
+        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
         self._queued = 0
+        self._attached = False
+        """The next frame brings descriptors."""
         self.closed = False
         self.pid, self.uid, _gid = _CREDENTIALS.unpack(
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -67,7 +70,11 @@ class Peer:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, _flags, _address = self._sock.recvmsg(MAX_FRAME, _ANCILLARY, _CLOSE_ON_EXEC)
+            if self._attached:
+                data, ancillary, _flags, _address = self._sock.recvmsg(MAX_FRAME, _ANCILLARY, _CLOSE_ON_EXEC)
+                self._attached = False
+            else:
+                data, ancillary = self._sock.recv(MAX_FRAME), []
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -76,6 +83,10 @@ class Peer:
         if len(data) < HEADER_SIZE:  # end of file, or not our protocol
             close_all(descriptors)
             self.close()
+            return
+        if data[0] == Kind.ATTACHED:
+            close_all(descriptors)
+            self._attached = True
             return
         try:
             self._handler(self, HEADER.unpack_from(data), data[HEADER_SIZE:], descriptors)
@@ -90,40 +101,39 @@ class Peer:
         while not self.closed and _readable_now(self._sock):
             self._readable()
 
-    def send(self, buffers: Sequence[bytes], descriptors: Sequence[int] = ()) -> None:
-        """Send one frame now, or queue it. `descriptors` stay the caller's; they are duplicated if queued."""
+    def send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send it now, or queue it. `descriptors` stay the caller's; they are duplicated if queued."""
+        if descriptors:
+            self.send(ATTACHED)
         if self.closed:
             return
         if not self._queue:
             try:
-                if descriptors:
-                    self._sendmsg(buffers, descriptors)
-                else:
-                    self._sock.sendmsg(buffers)
+                self._send(frame, descriptors)
                 return
             except (BlockingIOError, InterruptedError):
                 self._loop.add_writer(self._sock, self._writable)
             except OSError:
                 self.close()
                 return
-        self._queued += sum(map(len, buffers))
+        self._queued += len(frame)
         if len(self._queue) >= _HARD_BACKLOG or self._queued > _HARD_BYTES:
             self.close()
             return
-        self._queue.append((buffers, [os.dup(fd) for fd in descriptors]))
+        self._queue.append((frame, [os.dup(fd) for fd in descriptors]))
 
-    def _sendmsg(self, buffers: Sequence[bytes], descriptors: Sequence[int]) -> None:
+    def _send(self, frame: bytes, descriptors: Sequence[int]) -> None:
         if descriptors:
             rights = array.array("i", descriptors)
-            self._sock.sendmsg(buffers, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            self._sock.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         else:
-            self._sock.sendmsg(buffers)
+            self._sock.send(frame)
 
     def _writable(self) -> None:
         while self._queue:
-            buffers, descriptors = self._queue[0]
+            frame, descriptors = self._queue[0]
             try:
-                self._sendmsg(buffers, descriptors)
+                self._send(frame, descriptors)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -131,20 +141,20 @@ class Peer:
                 return
             close_all(descriptors)
             self._queue.popleft()
-            self._queued -= sum(map(len, buffers))
+            self._queued -= len(frame)
         self._loop.remove_writer(self._sock)
 
     def reply(self, number: int, value: Any) -> None:
         for frame in encode(Kind.REPLY, number, value):
-            self.send([frame])
+            self.send(frame)
 
     def reply_error(self, number: int, problem: BaseException) -> None:
         for frame in encode_error(number, problem):
-            self.send([frame])
+            self.send(frame)
 
     def event(self, number: int, value: Any) -> None:
         for frame in encode(Kind.EVENT, number, value):
-            self.send([frame])
+            self.send(frame)
 
     def close(self) -> None:
         """End the connection. Idempotent; `on_close` runs once."""
@@ -154,7 +164,7 @@ class Peer:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
-        for _buffers, descriptors in self._queue:
+        for _frame, descriptors in self._queue:
             close_all(descriptors)
         self._queue.clear()
         self._on_close(self)

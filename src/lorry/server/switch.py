@@ -202,7 +202,7 @@ class Switch:
         for work in self.dispatcher.works_of(header[6]):
             peer = self.containers.peer_of(work.lease.container) if work.lease else None
             if work.lease is not None and peer is not None:
-                peer.send([pack(Kind.CREDIT, lease=work.lease.number, call=header[6], count=header[8])])
+                peer.send(pack(Kind.CREDIT, lease=work.lease.number, call=header[6], count=header[8]))
 
     def cancel(self, call: bytes, target: int, text: str) -> None:
         self.perform(self.dispatcher.cancel(call, text, self._clock.monotonic()))
@@ -320,7 +320,7 @@ class Switch:
             flags |= Flag.BATCH
         if parcel.segment is None:
             header = HEADER.pack(Kind.INPUT, flags, 0, 0, work.chunk, effect.lease, work.call, 0, work.total)
-            peer.send([header, selection, parcel.body] if selection else [header, parcel.body])
+            peer.send(header + selection + parcel.body)
         else:
             fields = (Kind.INPUT, flags, 0, 0, work.chunk, effect.lease, work.call, 0, work.total)
             self._broker.hold(parcel, effect.lease)  # one from the journal has no other user yet
@@ -342,16 +342,16 @@ class Switch:
             return
         lease = self.dispatcher.leases[effect.lease]
         if effect.cancel:
-            peer.send([pack(Kind.CANCEL, lease=effect.lease, call=lease.work.call)])
+            peer.send(pack(Kind.CANCEL, lease=effect.lease, call=lease.work.call))
         else:
             limit = self.dispatcher.queues[lease.work.target].timeout
             micros = min(int(limit * 1e6), 2**32 - 1)
-            peer.send([pack(Kind.TIMEOUT, lease=effect.lease, call=lease.work.call, micros=micros)])
+            peer.send(pack(Kind.TIMEOUT, lease=effect.lease, call=lease.work.call, micros=micros))
         self.containers.nudge(effect.container)
 
     def _refuse(self, peer: Peer, call: bytes, status: Status, error: str, message: str) -> None:
         body = json.dumps({"error": error, "message": message}).encode()
-        peer.send([pack(Kind.RESULT, status=status, call=call, count=1), body])
+        peer.send(pack(Kind.RESULT, status=status, call=call, count=1) + body)
 
     def tick(self) -> None:
         """Ten times a second."""

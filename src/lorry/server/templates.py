@@ -196,7 +196,7 @@ class Templates:
         groups = prepared.open_groups()
         try:
             (frame,) = encode(Kind.REQUEST, 0, {"method": "fork", "params": request})
-            template.peer.send([frame], groups)
+            template.peer.send(frame, groups)
         finally:
             close_all(groups)
 

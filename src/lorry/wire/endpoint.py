@@ -32,6 +32,7 @@ from lorry.wire.segments import SegmentMap, SegmentPool
 Ancillary = list[tuple[int, int, "array.array[int]"]]
 _CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
 """As a plain int: an operation on the enum costs 1 µs."""
+ATTACHED = pack(Kind.ATTACHED)
 ANCILLARY_SIZE = socket.CMSG_SPACE(4 * 4)
 
 
@@ -62,6 +63,8 @@ class Endpoint:
     def __init__(self, folder: str | None = None) -> None:
         self.pool = SegmentPool(folder=folder)
         self.maps = SegmentMap()
+        self.attached = False
+        """The next frame brings descriptors."""
 
     def encode(
         self,
@@ -93,7 +96,7 @@ class Endpoint:
         if buffers or len(first) + len(selection) > MAX_INLINE:
             send(sock, self._in_segment(header, payload, selection))
         else:
-            sock.sendmsg((HEADER.pack(*header), selection, first))
+            sock.send(HEADER.pack(*header) + selection + first)  # a copy costs less than the buffers of sendmsg
 
     def _in_segment(self, header: Header, payload: tuple[bytes, Sequence[Piece]], selection: bytes) -> list[Message]:
         first, buffers = payload
@@ -102,10 +105,11 @@ class Endpoint:
         packed = HEADER.pack(kind, flags | Flag.SEGMENT, *others)
         reference = pack_reference(segment.number, [len(first), *map(len, buffers)])
         ancillary: Ancillary = []
+        messages = [Message([pack(Kind.DROP, number=old)], []) for old in dropped]
         if not segment.sent:
             segment.sent = True
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [segment.fd]))]
-        messages = [Message([pack(Kind.DROP, number=old)], []) for old in dropped]
+            messages.append(Message([ATTACHED], []))
         return [*messages, Message([packed, selection, reference], ancillary)]
 
     def decode(self, data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> Frame:
@@ -153,6 +157,7 @@ class Endpoint:
 
     def renew(self) -> None:
         """The connection was made anew: the other side knows nothing of earlier segments."""
+        self.attached = False
         self.pool.forget_receivers()
         self.maps.clear()
 
@@ -181,7 +186,7 @@ def payload_body(frame: Frame) -> bytes:
 def receive(sock: socket.socket, endpoint: Endpoint, flags: int = 0) -> Frame | None:
     """One frame from a blocking (or, with MSG_DONTWAIT, a ready) socket. None when the other side is gone."""
     try:
-        data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, ANCILLARY_SIZE, flags | _CLOSE_ON_EXEC)
+        data, ancillary = _take(sock, endpoint, flags)
     except ConnectionError:
         return None
     return endpoint.decode(data, ancillary) if data else None
@@ -190,11 +195,22 @@ def receive(sock: socket.socket, endpoint: Endpoint, flags: int = 0) -> Frame | 
 def receive_locked(sock: socket.socket, endpoint: Endpoint, lock: AbstractContextManager[Any]) -> Frame | None:
     """As `receive`, for an endpoint that another thread sends through: it waits outside the lock, decodes inside."""
     try:
-        data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, ANCILLARY_SIZE, _CLOSE_ON_EXEC)
+        data, ancillary = _take(sock, endpoint, 0)
     except ConnectionError:
         return None
     with lock:
         return endpoint.decode(data, ancillary) if data else None
+
+
+def _take(sock: socket.socket, endpoint: Endpoint, flags: int) -> tuple[bytes, Sequence[tuple[int, int, bytes]]]:
+    if not endpoint.attached:
+        data = sock.recv(MAX_FRAME, flags)
+        if not data or data[0] != Kind.ATTACHED:
+            return data, ()
+        endpoint.attached = True
+    data, ancillary, _flags, _address = sock.recvmsg(MAX_FRAME, ANCILLARY_SIZE, flags | _CLOSE_ON_EXEC)
+    endpoint.attached = False
+    return data, ancillary
 
 
 def send(sock: socket.socket, messages: Sequence[Message]) -> None:

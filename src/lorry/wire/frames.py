@@ -61,6 +61,9 @@ class Kind:
     """Receiver → owner of a segment: nothing here refers to it any more."""
     DROP = 21
     """Owner → receiver: the segment is gone, unmap it."""
+    ATTACHED = 22
+    """The next frame brings descriptors: take it with recvmsg. Every other is taken with recv, which is quicker and
+    loses descriptors that nobody announced."""
 
 
 class Flag:
