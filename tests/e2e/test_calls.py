@@ -188,6 +188,15 @@ def test_inside_a_container_the_code_knows_where_it_is() -> None:
     assert "calls.py" in found["files"]
 
 
+@pytest.mark.parametrize("function", [calls.input_id, calls.input_id_among_others])
+def test_each_input_of_a_map_has_an_id_of_its_own(function: lorry.Function) -> None:
+    found = list(function.map(range(600)))
+    assert len({call for call, _ in found}) == 1
+    assert len({name for _, name in found}) == 600
+    call, name = function.remote(0)
+    assert name == f"in-{call[3:]}-0-0"
+
+
 def test_spawn_and_get() -> None:
     call = calls.square.spawn(9)
     assert call.get() == 81

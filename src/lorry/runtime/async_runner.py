@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorry.errors import InputCancellation
-from lorry.ids import call_name
 from lorry.model import selection as sel
 from lorry.model.function import FunctionSpec
 from lorry.model.records import Selection, Status
@@ -42,6 +41,8 @@ class Running:
     frame: Frame
     left: Selection
     started: float
+    place: list[int]
+    """Chunk and index of its current input."""
     task: asyncio.Task[None] | None = None
     thread: int | None = None
     """Identifier of the thread that runs sync code for it."""
@@ -112,11 +113,12 @@ class AsyncRunner:
 
     def _start(self, frame: Frame) -> None:
         left = unpack_selection(memoryview(frame.body))[0] if frame.flags & Flag.SELECT else ((0, frame.count),)
-        job = Running(frame, left, time.monotonic())
+        job = Running(frame, left, time.monotonic(), [frame.number, 0])
         self._running[frame.lease] = job
         context = contextvars.copy_context()
-        context.run(output.current_call.set, call_name(frame.call))
+        context.run(output.current_call.set, frame.call)
         context.run(output.current_lease.set, frame.lease)
+        context.run(output.current_input.set, job.place)
         job.task = self.loop.create_task(self._work(job), context=context)
 
     def _control_input(self, frame: Frame) -> None:
@@ -178,6 +180,7 @@ class AsyncRunner:
         indices = list(sel.indices(job.left))
         for index in indices:
             batch: int = Flag.BATCH
+            job.place[1] = index
             job.started = time.monotonic()
             try:
                 arguments = inputs[index] if starred else (inputs[index],)

@@ -10,13 +10,17 @@ import contextvars
 import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from lorry.ids import call_name
 
 MARK = "\x1e"
 
-current_call: contextvars.ContextVar[str] = contextvars.ContextVar("lorry_current_call", default="")
+current_call: contextvars.ContextVar[bytes] = contextvars.ContextVar("lorry_current_call", default=b"")
 current_lease: contextvars.ContextVar[int] = contextvars.ContextVar("lorry_current_lease", default=0)
-current_input: contextvars.ContextVar[str] = contextvars.ContextVar("lorry_current_input", default="")
+current_input: contextvars.ContextVar[Sequence[Any]] = contextvars.ContextVar("lorry_current_input", default=(0, 0))
+"""Chunk and index; the runner's own list, which it writes into."""
 
 
 class Output(io.TextIOWrapper):
@@ -28,9 +32,8 @@ class Output(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         Output.dirty = True
-        call = current_call.get() if Output.marked else ""
-        if call:
-            self._write_marked(call, text)
+        if Output.marked and (call := current_call.get()):
+            self._write_marked(call_name(call), text)
             return len(text)
         return super().write(text)
 
@@ -50,7 +53,7 @@ class Output(io.TextIOWrapper):
     def end_line(self) -> None:
         """The current input is answered: what it wrote without a newline is a line too."""
         if self._parts().get(current_lease.get()):
-            self._write_marked(current_call.get(), "\n")
+            self._write_marked(call_name(current_call.get()), "\n")
 
 
 class ClosedInput(io.TextIOBase):

@@ -8,7 +8,6 @@ from typing import Any
 
 from lorry import faults
 from lorry.errors import InputCancellation, InvalidError, SerializationError
-from lorry.ids import call_name
 from lorry.model import selection as sel
 from lorry.model.records import Selection, Status
 from lorry.runtime import output
@@ -29,10 +28,10 @@ class SyncRunner:
         self._loaded = loaded
         self._lease = 0
         self._call = NO_CALL
-        self._chunk = 0
         self._left: Selection = ()
-        self._cursor: list[Any] = [0, 0.0]
-        """Index of the current input and when it started; one list, so that the hot loop only stores items."""
+        self._cursor: list[Any] = [0, 0, 0.0]
+        """Chunk and index of the current input, and when it started; one list, so that the hot loop only stores."""
+        output.current_input.set(self._cursor)
         self._interruptible = False
         self._interruption: Status | None = None
         self._missed = False
@@ -45,7 +44,7 @@ class SyncRunner:
         """What a new server must know: it is asked for while reconnecting."""
         if not self._lease:
             return []
-        claim = {"lease": self._lease, "call": self._call.hex(), "chunk": self._chunk, "indices": self._left}
+        claim = {"lease": self._lease, "call": self._call.hex(), "chunk": self._cursor[0], "indices": self._left}
         return [{**claim, "stream": self._stream}]
 
     def serve(self) -> None:
@@ -94,7 +93,7 @@ class SyncRunner:
         if frame.kind == Kind.CANCEL:
             self._interruption = Status.CANCELLED
             return
-        elapsed = time.monotonic() - self._cursor[1]
+        elapsed = time.monotonic() - self._cursor[2]
         if elapsed >= frame.micros / 1e6:
             self._interruption = Status.TIMEOUT
         else:
@@ -102,11 +101,12 @@ class SyncRunner:
             self._link.send_plain(Message([pack(Kind.TIMEOUT, lease=self._lease, micros=micros)], []))
 
     def _run(self, frame: Frame) -> None:
-        self._lease, self._call, self._chunk = frame.lease, frame.call, frame.number
+        self._lease, self._call = frame.lease, frame.call
+        self._cursor[0] = frame.number
         self._left = unpack_selection(memoryview(frame.body))[0] if frame.flags & Flag.SELECT else ((0, frame.count),)
         self._interruption = None
         self._stream = bool(frame.flags & Flag.STREAM)
-        output.current_call.set(call_name(frame.call))
+        output.current_call.set(frame.call)
         if faults.armed:
             faults.point("runner.input_received")
         if frame.flags & Flag.BATCH:
@@ -119,8 +119,8 @@ class SyncRunner:
         self._link.release_unused()
 
     def _run_one(self, frame: Frame) -> None:
-        self._cursor[0] = 0
-        self._cursor[1] = began = time.monotonic()
+        self._cursor[1] = 0
+        self._cursor[2] = began = time.monotonic()
         try:
             # Two levels, because an interruption may come between the end of user code and the next line, inside the
             # handler too. It comes once: whoever raises it sets `_interruptible` to False.
@@ -160,7 +160,7 @@ class SyncRunner:
             flags |= Flag.SELECT
         micros = min(int(seconds * 1e6), 2**32 - 1)
         try:
-            header = (Kind.RESULT, flags, status, 0, self._chunk, self._lease, self._call, micros, count)
+            header = (Kind.RESULT, flags, status, 0, self._cursor[0], self._lease, self._call, micros, count)
             self._link.send(header, payload, pack_selection(selection) if selection else b"")
         except OSError as full:  # neither memory nor disk has room for the result
             problem = InvalidError(f"the result of {len(payload[0])} bytes and more cannot be sent: {full}")
@@ -172,7 +172,7 @@ class SyncRunner:
 
     def _run_batch(self, frame: Frame) -> None:
         began = time.monotonic()
-        self._cursor[:] = [self._left[0][0], began]
+        self._cursor[1:] = [self._left[0][0], began]
         failures: dict[int, tuple[Status, Payload]] = {}
         values: list[Any] = []
         try:
@@ -200,8 +200,8 @@ class SyncRunner:
         failures: dict[int, tuple[Status, Payload]],
     ) -> None:
         cursor = self._cursor
-        cursor[0] = index
-        cursor[1] = time.monotonic()
+        cursor[1] = index
+        cursor[2] = time.monotonic()
         before = len(values)
         try:
             try:  # two levels: see `_run_one`
@@ -246,7 +246,7 @@ class SyncRunner:
 
     def _run_generator(self, frame: Frame) -> None:
         began = time.monotonic()
-        self._cursor[:] = [0, began]
+        self._cursor[1:] = [0, began]
         self._credit = CREDIT_WINDOW
         try:
             method, arguments, keywords = rebuild_arguments(self._link.endpoint.pieces(frame))

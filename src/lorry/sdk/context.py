@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorry.ids import call_name
 from lorry.wire import identity
 
 
@@ -16,13 +17,15 @@ def current_function_call_id() -> str | None:
         return None
     from lorry.runtime.output import current_call
 
-    return current_call.get() or None
+    return call_name(call) if (call := current_call.get()) else None
 
 
 def current_input_id() -> str | None:
-    """As `current_function_call_id`, and which input of the call."""
-    if identity.container is None:
+    """The id of the input that this code works on, another one for each input of a map; None outside a container."""
+    call = current_function_call_id()
+    if call is None:
         return None
-    from lorry.runtime.output import current_call, current_input
+    from lorry.runtime.output import current_input
 
-    return current_input.get() or current_call.get() or None
+    chunk, index, *_ = current_input.get()
+    return f"in-{call[3:]}-{chunk}-{index}"

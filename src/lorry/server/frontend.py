@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorry import __version__, errors
-from lorry.model.records import CallRecord, Status
+from lorry.model.records import CallRecord
 from lorry.scheduler.dispatch import Work
 from lorry.server.container import Container
 from lorry.server.fleet import Fleet
@@ -323,8 +323,6 @@ class Frontend:
             if kind == Kind.RESULT:
                 if header[1] & Flag.OUTPUT and container.pump is not None:
                     container.pump.drain()
-                if header[2] >= len(Status):
-                    raise ValueError(f"no status {header[2]}")
                 self._switch.result(container.container_id, peer, header, body, descriptors)
                 if container.ready_at is not None:
                     self._fleet.first_result(container)

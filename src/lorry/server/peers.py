@@ -109,7 +109,10 @@ class Peer:
             return
         if not self._queue:
             try:
-                self._send(frame, descriptors)
+                if descriptors:
+                    self._send(frame, descriptors)
+                else:
+                    self._sock.send(frame)
                 return
             except (BlockingIOError, InterruptedError):
                 self._loop.add_writer(self._sock, self._writable)

@@ -170,6 +170,17 @@ def identity_of() -> dict:
 
 
 @app.function()
+def input_id(_i: int) -> tuple[str, str]:
+    return lorry.current_function_call_id(), lorry.current_input_id()
+
+
+@app.function()
+@lorry.concurrent(max_inputs=4)
+async def input_id_among_others(_i: int) -> tuple[str, str]:
+    return lorry.current_function_call_id(), lorry.current_input_id()
+
+
+@app.function()
 def total(array) -> float:
     return sum(array) if isinstance(array, list) else float(array.sum())
 
