@@ -18,6 +18,8 @@ from lorry.wire import pickling
 from lorry.wire.endpoint import Frame, Message
 from lorry.wire.frames import MAX_RANGES, NO_CALL, Flag, Kind, pack, pack_selection, unpack_selection
 
+_OK = Status.OK
+"""Looked up once: a member of an enum costs 0.05 µs each time."""
 CREDIT_WINDOW = 64
 """Values of a generator that may be under way unread."""
 
@@ -50,12 +52,14 @@ class SyncRunner:
     def serve(self) -> None:
         """Until the server says stop."""
         while not self._stopping:
-            self._handle(self._link.receive())
+            frame = self._link.receive()
+            if frame.kind == Kind.INPUT:
+                self._run(frame)
+            else:
+                self._handle(frame)
 
     def _handle(self, frame: Frame) -> None:
-        if frame.kind == Kind.INPUT:
-            self._run(frame)
-        elif frame.kind == Kind.REQUEST:
+        if frame.kind == Kind.REQUEST:
             message = self._link.control(frame)
             if message and message.get("method") == "stop":
                 self._stopping = True
@@ -80,11 +84,7 @@ class SyncRunner:
             elif frame.kind in (Kind.CANCEL, Kind.TIMEOUT):
                 self._consider(frame)
             else:
-                self._handle_quietly(frame)
-
-    def _handle_quietly(self, frame: Frame) -> None:
-        if frame.kind != Kind.INPUT:  # the server never sends a second input to this runner
-            self._handle(frame)
+                self._handle(frame)
 
     def _consider(self, frame: Frame) -> None:
         """Is it meant for the input that runs now, and is its time over by our clock?"""
@@ -132,7 +132,7 @@ class SyncRunner:
                 self._interruptible = False
                 payload: Payload = pickling.dumps(value)
                 del value, arguments, keywords
-                status = Status.OK
+                status = _OK
             except BaseException as problem:
                 self._interruptible = False
                 status, payload = self._failed(problem)
@@ -281,7 +281,7 @@ class SyncRunner:
         elif frame.kind in (Kind.CANCEL, Kind.TIMEOUT):
             self._consider(frame)
         else:
-            self._handle_quietly(frame)
+            self._handle(frame)
         if self._interruption is not None:
             close = getattr(generator, "close", None)
             if close is not None:

@@ -40,6 +40,8 @@ SHARE_SECONDS = 0.1
 """Work that a container gets at once out of a journaled chunk."""
 KEPT_PAYLOADS = 64
 """Chunks of one function whose inputs wait in memory: 4 MiB at most."""
+_YIELD = Status.YIELD
+"""Looked up once: a member of an enum costs 0.05 µs each time."""
 _STREAMED = (Status.YIELD, Status.DONE)
 _STATUSES = tuple(Status)
 """By value; a call of the enum costs 0.25 µs, its length 0.15."""
@@ -274,10 +276,10 @@ class Switch:
         self.served += 1
         stream = work.stream and status in _STREAMED
         fields = (Kind.RESULT, Flag.STREAM if stream else 0, status, 0, 0, 0, work.call, micros, 1)
-        origin = self._origins.get(work.call) if status is Status.YIELD else self._origins.pop(work.call, None)
+        origin = self._origins.get(work.call) if status is _YIELD else self._origins.pop(work.call, None)
         if origin is not None and not origin.closed:
             self._broker.send(origin, fields, parcel)
-        elif status is not Status.YIELD:
+        elif status is not _YIELD:
             self._broker.hold(parcel, work.call)
             self._unclaimed[work.call] = (self._clock.monotonic() + UNCLAIMED, fields, parcel)
 
