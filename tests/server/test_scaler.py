@@ -21,7 +21,7 @@ from lorry.wire.frames import Flag, Kind
 def scaler_of(bench: Bench, folder: Path) -> Scaler:
     inventory = Inventory(cores=2, memory_mib=100_000)
     scaler = Scaler(bench.clock, bench.store, bench.switch, bench.fleet, inventory, LoadMeter(inventory, folder))
-    bench.fleet.on_change = scaler.changed
+    bench.fleet.changed = scaler.changed
     scaler.apps[TARGET] = ("ap-1", True)
     return scaler
 

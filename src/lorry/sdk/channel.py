@@ -384,7 +384,7 @@ def drive(steps: Steps[R]) -> R:
         step = next(steps)
         while True:
             try:
-                value: Any = _perform(channel, step)
+                value: Any = channel.exchange(step) if isinstance(step, Send) else _ask(channel, step)
             except Exception as problem:
                 step = steps.throw(problem)
             else:
@@ -393,9 +393,7 @@ def drive(steps: Steps[R]) -> R:
         return finished.value  # type: ignore[no-any-return]
 
 
-def _perform(channel: Channel, step: Ask | Send) -> Any:
-    if isinstance(step, Send):
-        return channel.exchange(step)
+def _ask(channel: Channel, step: Ask) -> Any:
     if step.wants_result:
         return channel.ask_result(step.method, step.params)
     return channel.ask(step.method, step.params, step.on_event)

@@ -75,7 +75,7 @@ class Fleet:
         """By function: how many in a row, and when the last was."""
         self.peaks: dict[int, int] = {}
         self.memory = MemoryGrowth(services.machine_mib)
-        self.on_change: Callable[[int], None] = lambda _target: None
+        self.changed: Callable[[int], None] = lambda _target: None
         self.on_freed: Callable[[], None] = lambda: None
         services.folder.mkdir(parents=True, exist_ok=True)
         services.notes.mkdir(mode=0o700, exist_ok=True)
@@ -97,9 +97,6 @@ class Fleet:
         found = self.containers.get(container)
         if found is not None:
             found.nudge()
-
-    def changed(self, target: int) -> None:
-        self.on_change(target)
 
     def kill(self, container: str, reason: str, *, guilty: bool = False) -> None:
         """Now, without asking. Its inputs run again off their budget, unless it is `guilty`: then what it worked on did
@@ -292,7 +289,7 @@ class Fleet:
         )
         self._s.switch.perform(effects)
         self._store_soon(container)
-        self.on_change(container.target)
+        self.changed(container.target)
 
     def first_result(self, container: Container) -> None:
         """The start is over, and kept for `lorry app coldstarts`."""
@@ -440,7 +437,7 @@ class Fleet:
         container.gone.set()
         container.up.set()
         self._announce(container)
-        self.on_change(container.target)
+        self.changed(container.target)
         self.on_freed()
         with contextlib.suppress(errors.StorageFullError):
             await asyncio.gather(usage, gone)
@@ -513,7 +510,7 @@ class Fleet:
             self._watch_boot(container)  # the whole time once more: nobody knows how much of it is over
             # It has no inputs yet: those that were held back for it need not wait for its boot.
             self._s.switch.perform(self._s.switch.dispatcher.lost(container.container_id, "", now))
-            self.on_change(container.target)
+            self.changed(container.target)
             return
         container.machine.fire(ContainerEvent.ADOPTED_READY, now)
         works = [(int(item["lease"]), work_of(self._s.store, container.target, item)) for item in running]
@@ -528,7 +525,7 @@ class Fleet:
             0 if limited else None,
         )
         self._s.switch.perform(effects)
-        self.on_change(container.target)
+        self.changed(container.target)
 
     def forget_function(self, target: int) -> None:
         """Its app is stopped and none of its containers is left."""

@@ -71,9 +71,8 @@ class Containers(Protocol):
 
     def retire(self, container: str, reason: str) -> None: ...
 
-    def changed(self, target: int) -> None:
-        """The load of a function changed: reconsider how many containers it has."""
-        ...
+    changed: Callable[[int], None]
+    """The load of a function changed: reconsider how many containers it has."""
 
 
 class Switch:

@@ -106,7 +106,7 @@ class Worker:
         self.fleet = fleet = Fleet(services)
         switch.containers = fleet
         self.scaler = scaler = Scaler(clock, store, switch, fleet, inventory, self._meter)
-        fleet.on_change = scaler.changed
+        fleet.changed = scaler.changed
         fleet.on_freed = scaler.freed
         self.apps = apps = Apps(clock, store, switch, journal, fleet, scaler, logs)
         switch.spec_of = apps.spec_of
