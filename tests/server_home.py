@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lorry.sandbox.records import files_of
+
 PROGRAMS = Path(__file__).parent / "e2e" / "programs"
 
 
@@ -111,7 +113,7 @@ def entered(home: ServerHome) -> Iterator[ServerHome]:
 def processes_of(folder: Path) -> list[int]:
     """Host pids whose stdout or stderr is this container's, ascending."""
     try:
-        wanted = [(folder / name).stat() for name in ("out", "err")]
+        wanted = [Path(files_of(str(folder)), name).stat() for name in ("out", "err")]
     except OSError:
         return []
     found = []

@@ -66,6 +66,16 @@ def main():
 
 def test_what_a_sandbox_prints_is_not_shown_by_itself(lorry: Terminal, program: Callable[[str], str]) -> None:
     assert lorry("run", "-q", program(SANDBOXED)).stdout == "code 0 FROM INSIDE\n"
+    ended = json.loads(lorry("container", "list", "--all", "--json").stdout)
+    made = next(row["container_id"] for row in ended if row["container_id"].startswith("sb-"))
+    assert "it exited with code 0" in lorry("why", made).stdout
+
+
+def test_a_reader_that_has_enough_ends_the_program_and_its_container(lorry: Terminal) -> None:
+    done = lorry.shell("lorry shell --cmd yes | head -n 1; lorry shell --cmd 'yes >&2' 2>&1 >/dev/null | head -n 1")
+    assert done.stdout == "y\ny\n"
+    assert "Traceback" not in done.stderr
+    wait_until(lambda: containers(lorry) == [])
 
 
 def settings(terminal: pexpect.spawn) -> list[object]:
@@ -85,7 +95,11 @@ def test_on_a_terminal_it_has_its_size_its_keys_and_its_exit_code(lorry: Termina
     terminal.send("sleep 1000\r")
     terminal.expect("sleep 1000\r\n")
     terminal.sendintr()  # to what runs inside; the shell goes on
-    terminal.send("echo still $((40 + 3))\r")
+    terminal.send("sh -c 'echo begun; exec sleep 2000'\r")
+    terminal.expect("begun\r\n")
+    terminal.send("\x1a")  # Ctrl-Z
+    terminal.expect("Stopped")
+    terminal.send("kill -9 %1; wait; echo still $((40 + 3))\r")
     terminal.expect("still 43\r\n")
     terminal.send("exit 7\r")
     terminal.expect(pexpect.EOF)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import disk
 import pytest
+from server_asking import ask
 from server_home import ServerHome, entered, wait_until
 
 import lorry
 from lorry import exception
-from lorry.sdk.channel import Channel
 
 PASSED = r"in its home and /tmp, more than ephemeral_disk=20.*Volume.*2 times"
 
@@ -58,7 +58,7 @@ def test_a_refused_fork_says_how_many_processes_a_container_may_have() -> None:
 @pytest.mark.usefixtures("running")
 def test_nothing_of_a_container_stays_on_disk_however_deep_it_nested_its_folders(server: ServerHome) -> None:
     disk.nest.remote(1500)
-    rows: list[dict[str, str]] = ask("container_list", app_id=disk.app.app_id)["containers"]  # type: ignore[assignment]
+    rows: list[dict[str, str]] = ask("container_list", app_id=disk.app.app_id)["containers"]
     name = next(row["container_id"] for row in rows if row["function"] == "nest")
     folder = (server.state / "containers" / name).resolve()
     assert folder.exists()
@@ -87,16 +87,8 @@ def small_disk() -> Iterator[ServerHome]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def ask(method: str, **params: object) -> dict[str, object]:
-    channel = Channel()
-    try:
-        return dict(channel.ask(method, params))
-    finally:
-        channel.close()
-
-
 def why_it_waits(app: lorry.App, function: str) -> str:
-    rows: list[dict[str, str]] = ask("pending", app_id=app.app_id)["functions"]  # type: ignore[assignment]
+    rows: list[dict[str, str]] = ask("pending", app_id=app.app_id)["functions"]
     return next(row["reason"] for row in rows if row["function"] == function)
 
 
@@ -116,7 +108,7 @@ def test_a_full_disk_inside_harms_nobody_else_and_keeps_new_containers_waiting_w
             echo.spawn(bytes(200_000))
         waiting = pool.submit(later.remote, 3)
         wait_until(lambda: "no container starts below 5%" in why_it_waits(app, "later"))
-        rows: list[dict[str, str]] = ask("container_list", app_id=app.app_id)["containers"]  # type: ignore[assignment]
+        rows: list[dict[str, str]] = ask("container_list", app_id=app.app_id)["containers"]
         ask("container_stop", container_id=next(row["container_id"] for row in rows if row["function"] == "fill"))
         assert waiting.result(timeout=60) == 3
         assert echo.spawn(4).get(timeout=60) == 4

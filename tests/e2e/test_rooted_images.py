@@ -87,7 +87,7 @@ def archive() -> Iterator[Path]:
         above = layer([entry("opt/.wh.gone", b"")])
         folder.chmod(0o755)
         yield write_oci(
-            folder / "image.tar", [root, own, above], env=["FROM=archive", "PATH=/usr/bin:/bin"], workdir="/opt"
+            folder / "image.tar", [root, own, above], Env=["FROM=archive", "PATH=/usr/bin:/bin"], WorkingDir="/opt"
         )
 
 

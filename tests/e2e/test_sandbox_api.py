@@ -11,13 +11,19 @@ import threading
 from pathlib import Path
 
 import pytest
+from server_asking import ask
 from server_home import ServerHome, kill_and_wait, wait_until
 
 import lorry
 from lorry import exception
+from lorry.ids import new_id
+from lorry.sandbox import enter_files
 from lorry.sandbox.limits import NoLimits
 from lorry.sandbox.namespaces import NamespaceSandbox
-from lorry.sdk import container_process
+from lorry.sdk import container_process, sandbox_files
+from lorry.sdk.channel import drive
+from lorry.sdk.sandbox import sandbox_spec
+from lorry.wire.codec import to_json
 
 MEGABYTE = 1 << 20
 
@@ -45,11 +51,41 @@ def test_a_program_s_output_and_exit_code(server: ServerHome) -> None:
     assert lorry.Sandbox.from_id(made.object_id).poll() == 5
 
 
+def test_a_client_that_asks_again_starts_nothing_again(server: ServerHome) -> None:
+    """Its connection was lost before the answer, and the program has ended meanwhile."""
+    for command, code in ((("sh", "-c", "exit 3"), 3), (("nonsense",), None)):
+        spec = to_json(drive(sandbox_spec(command, {})))
+        asked = {"sandbox_id": new_id("sb"), "app_name": "again", "spec": spec}
+        for _ in range(2):
+            if code is None:
+                with pytest.raises(exception.InvalidError, match="executing nonsense"):
+                    ask("sandbox_create", **asked)
+            else:
+                assert ask("sandbox_create", **asked)["sandbox_id"] == asked["sandbox_id"]
+                assert lorry.Sandbox(asked["sandbox_id"]).wait() == code
+        kinds = [row["kind"] for row in ask("why", subject=asked["sandbox_id"])["decisions"]]
+        assert kinds.count("start") == 1
+
+
+def test_its_own_program_s_output_is_read_as_it_was_printed(server: ServerHome) -> None:
+    script = "seq 60000; head -c 40000 /dev/zero | tr '\\0' x; echo; echo end"
+    made = lorry.Sandbox.create("sh", "-c", script)
+    wanted = "".join(f"{number}\n" for number in range(1, 60_001)) + "x" * 40_000 + "\nend\n"
+    assert "".join(made.stdout) == wanted
+    assert made.stdout.read() == wanted
+    assert made.stderr.read() == ""
+
+
 def test_what_cannot_start_says_so_at_once(server: ServerHome, sandbox: lorry.Sandbox) -> None:
     with pytest.raises(exception.InvalidError, match="executing nonsense: No such file"):
         lorry.Sandbox.create("nonsense")
     with pytest.raises(exception.InvalidError, match="executing nonsense"):
         sandbox.exec("nonsense")
+    words = r"executing ls -l: No such file or directory. Give one word per argument: \(\"ls\", \"-l\"\)"
+    with pytest.raises(exception.InvalidError, match=words):
+        sandbox.exec("ls -l")
+    with pytest.raises(exception.InvalidError, match=words):
+        lorry.Sandbox.create("ls -l")
     with pytest.raises(exception.InvalidError, match="no parameter memry=; did you mean memory="):
         lorry.Sandbox.create(memry=128)
     with pytest.raises(exception.NotFoundError, match="no sandbox 'sb-nowhere'"):
@@ -93,6 +129,33 @@ def test_bytes_stay_bytes(sandbox: lorry.Sandbox) -> None:
     sender.join()
 
 
+def test_closing_the_stdin_of_a_program_that_has_ended_is_no_error(sandbox: lorry.Sandbox) -> None:
+    program = sandbox.exec("true")
+    while program.poll() is None:
+        pass
+    program.stdin.write_eof()
+    program.stdin.drain()
+    program.stdin.drain()
+    other = sandbox.exec("true")
+    assert other.wait() == 0
+    other.stdin.write_eof()
+    other.stdin.drain()
+
+
+def test_a_line_that_is_too_long_is_cut_between_characters(
+    sandbox: lorry.Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container_process, "LONGEST_LINE", 1001)
+    text = "é🚚" * 1000 + "\n"
+    program = sandbox.exec("cat")
+    program.stdin.write(text)
+    program.stdin.write_eof()
+    program.stdin.drain()
+    parts = list(program.stdout)
+    assert len(parts) > 5
+    assert "".join(parts) == text
+
+
 def test_wait_keeps_the_output_of_both_streams(sandbox: lorry.Sandbox) -> None:
     """Each is more than a pipe holds: who read one of them first would wait for ever."""
     script = f"head -c {MEGABYTE} /dev/zero >&2; head -c {MEGABYTE} /dev/zero; exit 3"
@@ -130,6 +193,30 @@ def test_a_hundred_megabytes_pass_a_slow_reader_and_not_through_the_server_s_mem
     assert most - before < 32 * MEGABYTE
 
 
+def test_secrets_of_one_program_are_no_other_s(sandbox: lorry.Sandbox) -> None:
+    secret, named = lorry.Secret.from_dict({"HUB_TOKEN": "a-token", "COLOUR": "red"}), "of-one-program"
+    ask("secret_put", name=named, values={"OTHER": "another"}, replace=True)
+    line = ("sh", "-c", "echo $HUB_TOKEN $COLOUR $MORE $OTHER")
+    given = {"COLOUR": "blue", "MORE": "yes"}
+    program = sandbox.exec(*line, env=given, secrets=[secret, lorry.Secret.from_name(named)], bufsize=1)
+    assert program.stdout.read() == "a-token red yes another\n"
+    assert sandbox.exec(*line, bufsize=-1).stdout.read() == "\n"
+    with pytest.raises(exception.NotFoundError, match="missing"):
+        sandbox.exec("true", secrets=[lorry.Secret.from_name("missing")])
+    with pytest.raises(exception.InvalidError, match=r"takes lorry\.Secret objects"):
+        sandbox.exec("true", secrets=["a-token"])
+
+
+def test_what_is_not_there_says_what_to_use_instead(sandbox: lorry.Sandbox) -> None:
+    with pytest.raises(exception.InvalidError, match=r"127\.0\.0\.1"):
+        sandbox.tunnels()
+    with pytest.raises(exception.InvalidError, match=r"exec\(\), whose process has \.stdin"):
+        sandbox.stdin.write("hello")
+    for options in ({"bufsize": 4096}, {"bufsize": 0}, {"bufsize": 1, "text": False}):
+        with pytest.raises(exception.InvalidError, match="bufsize is -1, or 1"):
+            sandbox.exec("true", **options)
+
+
 def test_a_time_out_ends_the_program_and_not_the_sandbox(sandbox: lorry.Sandbox) -> None:
     assert sandbox.exec("sh", "-c", "sleep 1000 & wait", timeout=0.2).wait() == 124
     assert sandbox.exec("true").wait() == 0
@@ -164,8 +251,11 @@ def test_terminate_ends_everything_in_it(server: ServerHome) -> None:
         made.wait()
     assert made.wait(raise_on_termination=False) == 137
     assert made.object_id not in {found.object_id for found in lorry.Sandbox.list()}
-    with pytest.raises(exception.NotFoundError):
+    made.terminate()
+    with pytest.raises(exception.NotFoundError, match="has ended: it was terminated"):
         made.exec("true")
+    with pytest.raises(exception.NotFoundError, match="no running container 'sb-0'"):
+        lorry.Sandbox("sb-0").exec("true")
 
 
 def test_it_ends_with_its_app_and_lists_by_tag(server: ServerHome) -> None:
@@ -178,6 +268,7 @@ def test_it_ends_with_its_app_and_lists_by_tag(server: ServerHome) -> None:
         made.set_tags({"kind": "third"})
         assert made.get_tags() == {"kind": "third"}
     assert made.poll() == 137
+    assert made.get_tags() == {"kind": "third"}
 
 
 def test_an_app_by_name_lasts_as_long_as_its_sandboxes(server: ServerHome) -> None:
@@ -225,6 +316,39 @@ def test_files(sandbox: lorry.Sandbox) -> None:
         sandbox.open("/tmp/big", "x")
     with pytest.raises(exception.InvalidError, match="absolute"):
         sandbox.open("big")
+
+
+def test_a_file_s_text_is_read_in_whole_characters(sandbox: lorry.Sandbox) -> None:
+    with sandbox.open("/tmp/text", "w") as file:
+        file.write("één\r\ntwo\n")
+    with sandbox.open("/tmp/text") as file:
+        assert (file.read(1), file.readline(), file.read(2), file.read()) == ("é", "én\r\n", "tw", "o\n")
+        file.seek(0)
+        assert file.readlines() == ["één\r\n", "two\n"]
+    with sandbox.open("/tmp/text", "rb") as file:
+        assert file.read(3) == "é".encode() + b"\xc3"
+
+
+def test_a_pipe_and_a_device_are_no_files(sandbox: lorry.Sandbox) -> None:
+    """What a program leaves behind must not keep its reader waiting, or fill the reader's disk."""
+    assert sandbox.exec("sh", "-c", "mkfifo /tmp/pipe; ln -s /dev/zero /tmp/endless").wait() == 0
+    for path in ("/tmp/pipe", "/tmp/endless"):
+        for mode in ("r", "a"):
+            with pytest.raises(exception.ExecutionError, match=path):
+                sandbox.open(path, mode)
+    with pytest.raises(exception.ExecutionError, match="Is a directory"):
+        sandbox.open("/tmp")
+    with pytest.raises(exception.InvalidError, match="absolute"):
+        sandbox.rm("/tmp/a\0b")
+
+
+def test_a_name_that_goes_away_while_its_folder_is_listed_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (tmp_path / "there").touch()
+    monkeypatch.setattr(os, "listdir", lambda _folder: ["gone", "there"])
+    enter_files.list_folder(str(tmp_path), "")
+    assert [entry.name for entry in sandbox_files.entries(capfdbinary.readouterr().out)] == ["there"]
 
 
 def test_the_same_without_blocking(server: ServerHome) -> None:

@@ -49,7 +49,6 @@ def test_a_fork_has_walls_of_its_own(own_server: ServerHome) -> None:
         assert "left-behind" not in run["before"]
         assert run["shm"] == ["left-behind"]
         assert run["others"] == []
-        assert run["tunables"] is None
         assert run["environ"], "its own /proc is readable"
         assert [line.split()[1] for line in run["capabilities"]] == ["0" * 16] * 5
 
@@ -140,6 +139,14 @@ def logs_of(home: ServerHome) -> bytes:
 
 def put_secret(password: str) -> None:
     Channel().ask("secret_put", {"name": "forking", "values": {"PASSWORD": password}, "replace": True})
+
+
+def test_nothing_of_a_template_is_left_when_its_server_has_ended(own_server: ServerHome) -> None:
+    with forking.app.run():
+        forking.look.remote()
+    assert templates(own_server)
+    own_server.stop()
+    assert list((own_server.state / "templates").iterdir()) == []
 
 
 def test_a_deployment_has_its_templates_ahead(own_server: ServerHome) -> None:

@@ -49,10 +49,8 @@ def layer(entries: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
-def write_oci(
-    path: Path, layers: Sequence[bytes], *, env: Sequence[str] = (), workdir: str = "", packed: bool = False
-) -> Path:
-    """`packed`: layers are compressed with gzip."""
+def write_oci(path: Path, layers: Sequence[bytes], *, packed: bool = False, tags: int = 1, **config: object) -> Path:
+    """`packed`: layers are compressed with gzip. `config`: what the image says about itself, as `Env=["A=b"]`."""
     blobs: dict[str, bytes] = {}
 
     def blob(data: bytes) -> dict[str, object]:
@@ -60,12 +58,12 @@ def write_oci(
         blobs[f"blobs/sha256/{name}"] = data
         return {"digest": f"sha256:{name}", "size": len(data)}
 
-    config = {"architecture": MACHINE, "os": "linux", "config": {"Env": list(env), "WorkingDir": workdir}}
+    config = {"architecture": MACHINE, "os": "linux", "config": config}
     manifest = {
         "config": blob(json.dumps(config).encode()),
         "layers": [blob(gzip.compress(data, 1) if packed else data) for data in layers],
     }
-    index = {"manifests": [blob(json.dumps(manifest).encode())]}
+    index = {"manifests": [blob(json.dumps(manifest).encode())] * tags}
     path.write_bytes(
         layer(entry(name, data) for name, data in {"index.json": json.dumps(index).encode(), **blobs}.items())
     )

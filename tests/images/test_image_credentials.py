@@ -17,7 +17,7 @@ from image_workshop import GatedRunner, Workshop, image
 from wheel_factory import write_index
 
 from lorry.errors import ImageBuildError
-from lorry.images.credentials import as_variables, redact, secrets_in, without_credentials
+from lorry.images.credentials import as_variables, lines_to_hide, redact, secrets_in, without_credentials
 from lorry.images.indexes import IndexSettings, client_index_settings
 from lorry.model.image import ImageSpec, PipInstall
 
@@ -139,3 +139,8 @@ def test_moving_credentials_into_variables_can_be_undone(user: str, password: st
     for name, value in variables.items():
         moved = moved.replace(f"${{{name}}}", value)
     assert moved == text
+
+
+def test_secrets_are_hidden_line_by_line_the_longest_first() -> None:
+    values = ["-----BEGIN KEY-----\nabcdefgh\n  ij\n", "token-1", "token-1-and-more", "short"]
+    assert lines_to_hide(values) == ("-----BEGIN KEY-----", "token-1-and-more", "abcdefgh", "token-1")

@@ -3,85 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from archive_factory import entry, layer, write_oci
+from root_workshop import NotingRunner, Site, steps
 
-from lorry.clock import ManualClock
 from lorry.errors import ImageBuildError
-from lorry.images.archive import read_archive
-from lorry.images.builder import BuiltImage, ImageBuilder
+from lorry.images import build_log
+from lorry.images.builder import BuiltImage
 from lorry.images.debian import bootstrap_command, machine_mirror, release_for
-from lorry.images.indexes import IndexSettings
-from lorry.images.rooted import BuildInputs
 from lorry.images.rooted_digest import rooted_digest
 from lorry.images.runner import DirectRunner, RootCommand
+from lorry.images.shelf import Shelf, StoredImage
 from lorry.model.image import BuildStep, ImageBase, ImageFile, ImageSpec, PipInstall, StepKind
-
-
-class NotingRunner(DirectRunner):
-    """Answers the question for Python, and writes a file for every other command."""
-
-    def __init__(self, reason: str = "", before: Callable[[RootCommand], object] = lambda command: None) -> None:
-        self.reason = reason
-        self.before = before
-        self.commands: list[RootCommand] = []
-
-    def no_roots(self) -> str:
-        return self.reason
-
-    async def own(self, path: str) -> None:
-        return
-
-    async def run_in_root(self, command: RootCommand, on_line: Callable[[str], None]) -> int:
-        if "lorry-python" in " ".join(command.argv):
-            on_line("lorry-python: /usr/bin/python3 3.11")
-            return 0
-        self.commands.append(command)
-        waiting = self.before(command)
-        if hasattr(waiting, "__await__"):
-            await waiting
-        target = command.upper or next(path for path, inside in command.writable if inside == "/mnt")
-        Path(target, "made").write_text(" ".join(command.argv))
-        on_line(f"the secret is {command.env.get('TOKEN')}")
-        return 0
-
-
-def steps(*words: str) -> tuple[BuildStep, ...]:
-    return tuple(BuildStep(kind=StepKind.COMMANDS, words=(word,)) for word in words)
-
-
-class Site:
-    def __init__(self, folder: Path, runner: NotingRunner | None = None) -> None:
-        self.folder = folder
-        self.runner = runner or NotingRunner()
-        self.log: list[str] = []
-        self.archive = write_oci(folder / "image.tar", [layer([entry("etc/x", b"1")])], env=["PATH=/bin", "A=b"])
-
-    def spec(self, *more: BuildStep, **changes: object) -> ImageSpec:
-        digest = read_archive(str(self.archive)).digest
-        spec = ImageSpec(base=ImageBase.OCI_ARCHIVE, archive=str(self.archive), archive_digest=digest, steps=more)
-        return replace(spec, **changes)  # type: ignore[arg-type]
-
-    def builder(self, clock: ManualClock | None = None, runner: object = None) -> ImageBuilder:
-        builder = ImageBuilder(self.folder / "images", runner or self.runner, "/bin/true", clock=clock)  # type: ignore[arg-type]
-
-        def secrets(ids: Sequence[str]) -> Mapping[str, str]:
-            return {"TOKEN": "s3cr3t-value"} if ids else {}
-
-        builder.supply(BuildInputs(blob=Path, tree=lambda files: self.folder, secrets=secrets))
-        return builder
-
-    async def ensure(self, builder: ImageBuilder, spec: ImageSpec) -> BuiltImage:
-        return await builder.ensure(spec, IndexSettings(), self.log.append)
-
-    def folders(self) -> set[str]:
-        return {path.name for path in (self.folder / "images/layers").iterdir() if path.suffix != ".json"}
 
 
 @pytest.fixture
@@ -147,6 +86,16 @@ def test_two_builders_of_one_layer_build_it_once(site: Site) -> None:
     asyncio.run(race())
 
 
+def test_different_images_are_built_side_by_side(site: Site) -> None:
+    async def both() -> None:
+        together = asyncio.Barrier(2)
+        site.runner.before = lambda command: together.wait() if command.lower else None
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(site.ensure(site.builder(), site.spec(*steps(word))) for word in "ab"))
+
+    asyncio.run(both())
+
+
 def test_a_build_that_fails_or_is_stopped_leaves_nothing_but_whole_layers(site: Site) -> None:
     async def fail() -> None:
         def refuse(command: RootCommand) -> None:
@@ -164,65 +113,6 @@ def test_a_build_that_fails_or_is_stopped_leaves_nothing_but_whole_layers(site: 
         assert len(site.runner.commands) == 4  # the two whole ones were taken
 
     asyncio.run(fail())
-
-
-def test_what_a_killed_builder_left_is_swept_and_never_used(site: Site) -> None:
-    async def sweep() -> None:
-        spec = site.spec(*steps("a"))
-        built = await site.ensure(site.builder(), spec)
-        top = Path(built.layers[0])
-        (top.parent / f"{top.name}.12345678/upper").mkdir(parents=True)  # an attempt
-        (top.parent / f"{top.name}.json").unlink()  # renamed, and killed before the json was written
-        (site.folder / "images/images" / f"{built.digest}.json").unlink()
-        builder = site.builder()
-        await builder.sweep()
-        assert len(site.folders()) == 1
-        again = await site.ensure(builder, spec)
-        assert not again.cached
-        assert Path(again.layers[0], "made").exists()
-
-    asyncio.run(sweep())
-
-
-def test_pruning_takes_layers_that_no_image_needs_and_no_others(site: Site) -> None:
-    async def prune() -> None:
-        clock = ManualClock()
-        builder = site.builder(clock)
-        kept = await site.ensure(builder, site.spec(*steps("a", "b")))
-        gone = await site.ensure(builder, site.spec(*steps("a", "c")))
-        clock.advance(10)
-        before = (await builder.sizes()).total
-        removed = await builder.prune({kept.digest}, 5)
-        assert [image.digest for image in removed] == [gone.digest]
-        assert site.folders() == {Path(path).name for path in kept.layers}
-        assert (await builder.sizes()).total < before
-        assert (await site.ensure(builder, site.spec(*steps("a", "b")))).cached
-
-    asyncio.run(prune())
-
-
-def test_nothing_is_collected_while_anybody_builds(site: Site) -> None:
-    async def race() -> None:
-        clock = ManualClock()
-        other = site.builder(clock)
-        stale = await site.ensure(other, site.spec(*steps("old")))
-        clock.advance(100)
-        started, go_on = asyncio.Event(), asyncio.Event()
-
-        async def wait() -> None:
-            started.set()
-            await go_on.wait()
-
-        site.runner.before = lambda command: wait() if command.argv[-1].endswith("-c new") else None
-        building = asyncio.create_task(site.ensure(site.builder(clock), site.spec(*steps("new"))))
-        await started.wait()
-        await other.prune(set(), 0)
-        assert Path(stale.layers[-1]).exists(), "the layer that the build under way stands on"
-        go_on.set()
-        built = await building
-        assert all(Path(path).is_dir() for path in built.layers)
-
-    asyncio.run(race())
 
 
 def test_privileged_bits_do_not_survive_in_a_layer(site: Site) -> None:
@@ -244,6 +134,67 @@ def test_values_of_secrets_reach_the_step_and_no_log(site: Site) -> None:
     assert any("****" in line for line in site.log)
     kept = (site.folder / "images/logs" / f"{built.digest}.log").read_text()
     assert "s3cr3t" not in kept + "".join(site.log)
+
+
+def test_a_secret_of_several_lines_is_hidden_line_by_line(site: Site) -> None:
+    site.secret = "first-half\n second-half \nend"
+    secret = BuildStep(kind=StepKind.COMMANDS, words=("use",), secret_ids=("se-1",))
+    asyncio.run(site.ensure(site.builder(), site.spec(secret)))
+    assert "half" not in "".join(site.log)
+    assert "end" in site.log[-1], "shorter than what is hidden"
+
+
+def test_a_password_in_a_command_is_in_no_error_and_in_no_title(site: Site) -> None:
+    async def fail() -> None:
+        builder = site.builder()
+        await site.ensure(builder, site.spec(*steps("curl https://me:pass-word@host")))
+        assert "pass-word" not in repr(await builder.layers()) + "".join(site.log)
+        site.runner.status = 1
+        with pytest.raises(ImageBuildError, match="step 1 of 1") as caught:
+            await site.ensure(builder, site.spec(*steps("wget https://me:pass-word@host")))
+        assert "pass-word" not in str(caught.value)
+
+    asyncio.run(fail())
+
+
+def test_a_disk_without_room_for_the_log_ends_no_build(site: Site) -> None:
+    builder, spec = site.builder(), site.spec(*steps("a"))
+
+    async def build() -> BuiltImage:
+        await builder.sweep()
+        (site.folder / "images/logs" / f"{await builder.digest(spec)}.log").symlink_to("/dev/full")
+        return await site.ensure(builder, spec)
+
+    assert asyncio.run(build()).build_seconds > 0
+    assert any("step 1 of 1" in line for line in site.log)
+
+
+def test_a_disk_that_is_full_is_a_sentence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(shelf: Shelf, image: StoredImage) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "x.json")
+
+    monkeypatch.setattr(Shelf, "publish", full)
+    with pytest.raises(ImageBuildError, match=r"No space left.*`lorry prune` frees it"):
+        asyncio.run(site.ensure(site.builder(), site.spec()))
+
+
+def test_a_log_without_end_is_cut_on_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_log, "MOST_KEPT", 100)
+    built = asyncio.run(site.ensure(site.builder(), site.spec(*steps(*map(str, range(20))))))
+    kept = (site.folder / "images/logs" / f"{built.digest}.log").read_text()
+    assert len(kept) < 200
+    assert kept.endswith("(the rest was left out)\n")
+    assert any("step 20 of 20" in line for line in site.log), "whoever waits sees all of it"
+
+
+def test_an_archive_that_the_unprivileged_user_cannot_read_is_named_with_the_way(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    spec = site.spec()
+    site.archive.chmod(0o600)
+    with pytest.raises(ImageBuildError, match=f"chmod a\\+r {site.archive}"):
+        asyncio.run(site.ensure(site.builder(), spec))
 
 
 def test_where_no_root_can_be_made_the_ways_are_named(site: Site) -> None:
@@ -309,7 +260,10 @@ def test_the_release_is_the_one_that_has_the_python() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("debian.sources", "Types: deb\nURIs: http://mirror.corp/debian/\nSuites: bookworm\nSigned-By: {key}\n"),
+        (
+            "debian.sources",
+            "Types: deb\nURIs: http://mirror.corp/debian/\nSuites: bookworm\nComponents: main\nSigned-By: {key}\n",
+        ),
         ("corp.list", "deb [arch=amd64 signed-by={key}] http://mirror.corp/debian bookworm main\n"),
     ],
 )
@@ -319,8 +273,8 @@ def test_packages_come_from_the_mirror_of_this_machine(name: str, text: str, tmp
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list").write_text("# nothing\ndeb-src http://wrong/debian bookworm main\n")
     (tmp_path / "sources.list.d" / name).write_text(text.format(key=key))
-    security = "Types: deb\nURIs: http://security.corp/debian-security\nSuites: bookworm-security\n"
-    other = f"{security}\nTypes: deb\nURIs: https://tools/x\nSuites: nodistro\n"
+    security = "Types: deb\nURIs: http://security.corp/debian-security\nSuites: bookworm-security\nComponents: main\n"
+    other = f"{security}\nTypes: deb\nURIs: https://tools/x\nSuites: nodistro\nComponents: main\n"
     (tmp_path / "sources.list.d" / "other.sources").write_text(other)
     mirror = machine_mirror(tmp_path)
     assert (mirror.main, mirror.security, mirror.keyring) == (
@@ -330,6 +284,16 @@ def test_packages_come_from_the_mirror_of_this_machine(name: str, text: str, tmp
     )
     words = bootstrap_command("bookworm", mirror, "/mnt")
     assert f"deb [signed-by={key}] http://mirror.corp/debian bookworm main" in words
+
+
+@pytest.mark.parametrize("mirror", ["http://m/debian bookworm", "http://m/proxy bookworm bookworm-updates"])
+def test_a_repository_of_somebody_else_for_a_debian_release_is_no_mirror(mirror: str, tmp_path: Path) -> None:
+    uri, *suites = mirror.split()
+    (tmp_path / "sources.list.d").mkdir()
+    lines = ["deb https://download.corp/linux/debian bookworm stable", "deb https://tools.corp/cli bookworm main"]
+    (tmp_path / "sources.list.d/a.list").write_text("\n".join(lines))
+    (tmp_path / "sources.list.d/b.list").write_text("\n".join(f"deb {uri} {suite} main" for suite in suites))
+    assert machine_mirror(tmp_path).main == uri
 
 
 def test_a_machine_that_is_no_debian_asks_debian_s_own_servers(tmp_path: Path) -> None:

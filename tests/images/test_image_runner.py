@@ -67,6 +67,16 @@ def test_colours_and_redrawn_lines_become_plain_lines() -> None:
     assert lines == ["bold", "50%", "100%", "naïve", "\ufffd end"]
 
 
+def test_a_line_without_end_is_told_piece_by_piece() -> None:
+    lines: list[str] = []
+    splitter = LineSplitter(lines.append)
+    for _ in range(100):
+        splitter.feed(b"x" * 10_000)
+    assert max(map(len, lines)) < 100_000
+    splitter.close()
+    assert sum(map(len, lines)) == 1_000_000
+
+
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x1b"), min_size=1)), st.data())
 def test_how_the_bytes_are_cut_does_not_matter(texts: list[str], data: st.DataObject) -> None:
     expected = [text.rstrip() for text in texts if text.rstrip()]

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from image_workshop import GatedRunner, Workshop, packages
 
 import lorry.errors
 from lorry.errors import ImageBuildError
+from lorry.images.shared import MISSED_LINES, SharedBuild
 
 SPEC = packages("beta")
 
@@ -129,6 +130,31 @@ def test_many_callers_in_one_process_share_one_build_and_all_hear_its_log(worksh
         assert runner.installs() == 1
         assert all(log == logs[0] for log in logs)
         assert logs[0][0] == "layer 1 of 1 (beta)"
+
+    asyncio.run(share())
+
+
+def test_of_a_log_without_end_a_late_caller_gets_the_end() -> None:
+    async def share() -> None:
+        written, go_on = asyncio.Event(), asyncio.Event()
+
+        async def make(emit: Callable[[str], None]) -> str:
+            for number in range(MISSED_LINES + 500):
+                emit(str(number))
+            written.set()
+            await go_on.wait()
+            return "made"
+
+        build = SharedBuild(make, lambda: None)
+        first: list[str] = []
+        late: list[str] = []
+        waiting = [asyncio.create_task(build.wait(first.append))]
+        await written.wait()
+        waiting.append(asyncio.create_task(build.wait(late.append)))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await asyncio.gather(*waiting) == ["made", "made"]
+        assert (late[0], late[-1], len(late)) == ("500", str(MISSED_LINES + 499), MISSED_LINES)
 
     asyncio.run(share())
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from archive_factory import entry, folder, hard_link, layer, link, write_docker, write_oci
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lorry.errors import ImageBuildError
 from lorry.images import unpack as unpacker
@@ -256,3 +260,110 @@ def test_the_root_itself_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UnsafePath):
         root.remove(())
     root.close()
+
+
+@pytest.mark.parametrize("name", [".wh...", "a/.wh...", ".wh..", "a/.wh..", ".wh.", "a/.wh."])
+def test_a_whiteout_deletes_neither_the_folder_it_lies_in_nor_the_one_above(
+    name: str, put: Unpack, outside: Path
+) -> None:
+    with pytest.raises(UnsafePath, match="deletes no file"):
+        put([folder("a"), entry("a/x", b"1")], [entry(name, b"")])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"uid": -7, "gid": -7},
+        {"uid": 1 << 60, "gid": 1 << 60},
+        {"pax_headers": {"mtime": "nan"}},
+        {"pax_headers": {"mtime": "-1e300"}},
+        {"pax_headers": {"mtime": "1e300"}},
+    ],
+)
+def test_impossible_numbers_are_made_possible(fields: dict[str, object], put: Unpack) -> None:
+    root = put([entry("x", b"1", **fields)])
+    assert (root / "x").read_bytes() == b"1"
+
+
+def test_an_archive_that_is_written_to_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the reading for the digest and the one that unpacks."""
+    archive = write_oci(tmp_path / "image.tar", [layer([entry("x", b"good content")])])
+    whole = unpacker._entries
+
+    def entries(blob: unpacker.Stream) -> Iterator[tuple[tarfile.TarInfo, object]]:
+        archive.write_bytes(archive.read_bytes().replace(b"good content", b"evil content"))
+        return whole(blob)
+
+    monkeypatch.setattr(unpacker, "_entries", entries)
+    (tmp_path / "root").mkdir()
+    with pytest.raises(ImageBuildError, match="written to while"):
+        unpack(str(archive), read_archive(str(archive)).digest, str(tmp_path / "root"))
+
+
+def test_whatever_is_wrong_with_an_archive_is_a_line_of_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = write_oci(tmp_path / "image.tar", [layer([link("x", "é\0b")])])
+    (tmp_path / "root").mkdir()
+    assert main(["unpack", str(archive), read_archive(str(archive)).digest, str(tmp_path / "root")]) == 1
+    assert "embedded null" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "config", [{"Env": ["A=\0"]}, {"Env": ["A=\ud800"]}, {"Env": [5]}, {"WorkingDir": ["/"]}, {"WorkingDir": "/a\0"}]
+)
+def test_what_an_image_says_about_itself_must_be_text(config: dict[str, object], tmp_path: Path) -> None:
+    archive = write_oci(tmp_path / "image.tar", [], **config)  # type: ignore[arg-type]
+    with pytest.raises(ImageBuildError, match="where a text belongs"):
+        read_archive(str(archive))
+
+
+@pytest.mark.parametrize("workdir", ["/opt/app", "opt/app", "//opt/../opt/app"])
+def test_the_image_s_working_folder_is_made_where_no_layer_has_it(workdir: str, tmp_path: Path) -> None:
+    archive = write_oci(tmp_path / "image.tar", [layer([link("opt", "srv")])], WorkingDir=workdir)
+    image = read_archive(str(archive))
+    assert image.workdir == "/opt/app"
+    (tmp_path / "root").mkdir()
+    unpack(str(archive), image.digest, str(tmp_path / "root"))
+    assert (tmp_path / "root/srv/app").is_dir()
+
+
+def test_one_image_with_two_tags_is_one(tmp_path: Path) -> None:
+    archive = write_oci(tmp_path / "image.tar", [layer([entry("x", b"1")])], tags=2)
+    assert len(read_archive(str(archive)).layers) == 1
+
+
+NAMES = ["a", "b", "c", "..", ".", "", "/", "usr", ".wh.a", ".wh..", ".wh...", ".wh..wh..opq"]
+PATHS = st.lists(st.sampled_from(NAMES)).map("/".join)
+MEMBERS = st.tuples(st.sampled_from(["file", "folder", "link", "hard"]), PATHS, PATHS)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(MEMBERS, max_size=12), st.integers(1, 3))
+def test_no_archive_whatever_changes_or_links_anything_outside(
+    members: list[tuple[str, str, str]], layers: int
+) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        if os.geteuid() != 0:
+            patch.setattr(os, "fchown", lambda *_: None)
+            patch.setattr(os, "chown", lambda *_, **__: None)
+        place = Path(name, "above")
+        (place / "root").mkdir(parents=True)
+        for secret in (place / "a", place / "usr/secret"):
+            secret.parent.mkdir(exist_ok=True)
+            secret.write_text("untouched")
+        before = _seen(place)
+        make = {"file": lambda n, t: entry(n, t.encode()), "folder": lambda n, t: folder(n), "link": link}
+        entries = [make.get(kind, hard_link)(path, target) for kind, path, target in members]
+        archive = write_oci(place.parent / "image.tar", [layer(entries[n::layers]) for n in range(layers)])
+        with contextlib.suppress(UnsafePath, OSError, tarfile.TarError):
+            unpack(str(archive), read_archive(str(archive)).digest, str(place / "root"))
+        assert _seen(place) == before
+
+
+def _seen(place: Path) -> dict[str, tuple[object, ...]]:
+    """Everything but what is in `root`: content, mode, number of links."""
+    found = [path for path in place.rglob("*") if not path.is_relative_to(place / "root")]
+    return {
+        str(path): (path.stat().st_mode, path.is_file() and (path.read_bytes(), path.stat().st_nlink)) for path in found
+    }

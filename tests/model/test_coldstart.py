@@ -39,6 +39,9 @@ def test_a_start_survives_json() -> None:
         ([start(sandbox=0.02)], []),
         ([], []),
         ([start("its import started 2 threads")], ["1 of 1", "started 2 threads"]),
+        ([start("the newest reason"), start("an older one"), start()], ["2 of 3", "the newest reason"]),
+        ([start(imports=(("lorry", 0.1),), **{"import": 0.8})], ["lorry 0.1 s, the module's own code 0.7 s"]),
+        ([start("it has GPUs", enter=2.0)], ["where there is one"]),
         (
             [start(imports=(("torch", 1.4), ("pandas", 0.4)), **{"import": 1.9}), start()],
             ["torch 1.4 s, pandas 0.4 s", "once"],
@@ -46,7 +49,8 @@ def test_a_start_survives_json() -> None:
         ([start(enter=2.0)], ["snap=True", "2 s"]),
         ([start(first_input=0.8)], ["first input", "first use"]),
         ([start(image=3.0)], ["image"]),
-        ([start(queue=1.0)], ["buffer_containers"]),
+        ([start(queue=0.5)], ["`lorry why APP`"]),
+        ([start(sandbox=0.6, first_input=0.6)], ["1.2 s in all", "buffer_containers"]),
     ],
 )
 def test_advice_names_what_costs_time(starts: list[ColdStart], words: list[str]) -> None:

@@ -74,6 +74,23 @@ def test_memory_is_named_where_a_process_is_limited(monkeypatch: pytest.MonkeyPa
     assert "limit of this container is 256 MiB" in notes(MemoryError())[0]
 
 
+def test_a_thread_that_finds_no_memory_for_its_stack_is_told_about_the_memory() -> None:
+    """Python's words are the same as for too many threads."""
+    code = (
+        "import os, resource, threading\n"
+        "from lorry.runtime.limit_notes import annotate\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (96 << 20, 96 << 20))\n"
+        "ended = threading.Event()\n"
+        "try:\n"
+        "    while True: threading.Thread(target=ended.wait, daemon=True).start()\n"
+        "except RuntimeError as e: annotate(e); print(e, e.__notes__, flush=True)\n"
+        "os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "can't start new thread" in done.stdout, done.stderr
+    assert "limit of this container is 96 MiB per process" in done.stdout
+
+
 def test_what_cannot_be_explained_or_annotated_is_left_alone() -> None:
     class Odd(OSError):
         def add_note(self, _note: str) -> None:

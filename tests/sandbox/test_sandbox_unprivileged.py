@@ -22,6 +22,7 @@ SUITES = (
     "test_sandbox_namespaces.py",
     "test_sandbox_seccomp.py",
     "test_sandbox_enter.py",
+    "test_sandbox_sealed.py",
 )
 IGNORE = shutil.ignore_patterns("__pycache__")
 
@@ -52,7 +53,8 @@ def workplace() -> Iterator[Path]:
         yield root
 
 
-def test_every_promise_holds_for_an_ordinary_user(workplace: Path) -> None:
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_promise_holds_for_an_ordinary_user(workplace: Path, suite: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("this run is unprivileged already")
     version = subprocess.run([PYTHON, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True)
@@ -69,7 +71,7 @@ def test_every_promise_holds_for_an_ordinary_user(workplace: Path) -> None:
             "-p",
             "no:cacheprovider",
             "--basetemp=tmp",
-            *SUITES,
+            suite,
         ],
         cwd=workplace / "tests",
         env={"PYTHONPATH": str(workplace / "path"), "HOME": str(workplace), "PATH": "/usr/bin:/bin"},
@@ -81,5 +83,5 @@ def test_every_promise_holds_for_an_ordinary_user(workplace: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
-    # Skipped: what needs root's own mounts. Were the namespaces tier refused, half of the suite would be.
-    assert counts["passed"] > 10 * counts.get("skipped", 0), done.stdout
+    # Skipped: what needs root's own mounts. Were the namespaces tier refused, half of each suite would be.
+    assert counts["passed"] > 5 * counts.get("skipped", 0), done.stdout

@@ -59,3 +59,12 @@ def test_a_deleted_file_counts_as_long_as_it_is_open(tmp_path: Path) -> None:
         path.unlink()
         assert scratch_mib(str(box), os.getpid()) == 3
     assert scratch_mib(str(box), os.getpid()) == 0
+
+
+def test_the_files_of_a_fork_count_where_they_lie(tmp_path: Path) -> None:
+    pool, box = tmp_path / "pool", tmp_path / "ct-1"
+    pool.mkdir()
+    box.mkdir()
+    (box / "forked").symlink_to(folder(pool))
+    put(pool / "tmp" / "a", 2)
+    assert scratch_mib(str(box), NOBODY) == 2

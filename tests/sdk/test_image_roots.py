@@ -13,6 +13,7 @@ from lorry.model.image import ImageBase, ImageSpec, StepKind
 from lorry.sdk.image import Image
 from lorry.sdk.image_function import content_key, pickled
 from lorry.sdk.image_steps import remove_temporary
+from lorry.sdk.requirements import locked_text
 from lorry.sdk.secret import Secret
 from lorry.wire import pickling
 
@@ -132,6 +133,7 @@ def test_a_function_travels_with_what_it_uses_of_its_file() -> None:
         (lambda: slim.run_commands("x", secrets="hub"), "list of Secrets"),
         (lambda: Image.host().apt_install("git"), "own machine"),
         (lambda: spec(Image.from_oci_archive("/nowhere.tar")), "there is no file '/nowhere.tar'"),
+        (lambda: spec(Image.from_oci_archive("/etc")), "'/etc' is a folder.*tar -C /etc"),
         (lambda: Image.from_oci_archive("x.tar", add_python="3.8"), "3.11 to 3.14"),
         (lambda: Image.from_registry("debian"), "docker save"),
         (lambda: spec(slim.uv_sync("/nowhere")), "no pyproject.toml"),
@@ -169,6 +171,12 @@ def test_uv_sync_takes_what_the_lock_names(tmp_path: Path) -> None:
     assert "mine" not in [line.split("==")[0] for line in plain.splitlines()]
     assert "attrs==" not in plain
     assert "attrs==25.1.0" in (spec(slim.uv_sync(tmp_path, extras=["more"])).installs[0].requirements or "")
+
+
+def test_a_local_project_that_a_lock_names_is_refused_with_the_way(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InvalidError, match=r"Image.uv_sync: './mine' is a project folder.*add_local_python_source"):
+        locked_text("six==1 \\\n    --hash=sha256:00\n./mine\n    # via p\n", tmp_path, "Image.uv_sync")
 
 
 LOCK = """version = 1

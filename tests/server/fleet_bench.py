@@ -15,10 +15,12 @@ from lorry.sandbox.interface import Exit, Usage
 from lorry.scheduler.dispatch import Work
 from lorry.scheduler.place import Placed
 from lorry.server.container import Container
-from lorry.server.fleet import Fleet, Services
+from lorry.server.fleet import Fleet
+from lorry.server.folders import remove_folder
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
 from lorry.server.parcels import Broker, Parcel, Spool
+from lorry.server.services import Services
 from lorry.server.switch import Switch
 from lorry.store.memory import MemoryStore
 from lorry.wire.frames import Kind
@@ -81,6 +83,9 @@ class ColdStarts:
 
     async def start(self, _container: Container, described: Any) -> Any:
         return await self._sandbox.start(described)
+
+    async def remove(self, folder: Path) -> None:
+        remove_folder(folder)
 
     def arrived(self, container: Container, pid: int) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from fleet_bench import TARGET, Bench, turns
 
 from lorry import errors
 from lorry.lifecycle.container import ContainerState
-from lorry.model.function import Resources
+from lorry.model.function import FunctionKind, Resources
 from lorry.model.records import Status
 from lorry.sandbox.interface import Exit
-from lorry.server.container import death_text
-from lorry.server.fleet import MAX_BOOT_DEATHS
+from lorry.server.boots import MAX_BOOT_DEATHS
+from lorry.server.container import Container, death_text
 from lorry.wire.frames import Kind
 
 
@@ -53,6 +54,31 @@ def test_a_container_boots_works_and_ends(tmp_path: Path) -> None:
         assert container.state is ContainerState.DEAD
         assert bench.store.usage(app_id="ap-1")[0].cpu_seconds == 1.0
 
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("kind", [FunctionKind.FUNCTION, FunctionKind.SANDBOX])
+def test_no_timer_keeps_a_container_that_has_ended(tmp_path: Path, kind: FunctionKind) -> None:
+    """A sandbox may have a time-out of a year."""
+
+    async def test(bench: Bench) -> None:
+        bench.spec = dataclasses.replace(bench.spec, kind=kind, timeout=31e6)
+        container = bench.start()
+        while container.process is None:
+            await asyncio.sleep(0)
+        if kind is FunctionKind.FUNCTION:
+            bench.hello(container)
+            bench.fleet.ready(container)
+            bench.fleet.stop(container.container_id, "a test wants it", within=1000)
+        bench.sandbox.processes[0].end(0)
+        await container.gone.wait()
+        await bench.fleet.settle()
+        name = container.container_id
+        del container
+        gc.collect()
+        assert [o for o in gc.get_objects() if isinstance(o, Container) and o.container_id == name] == []
+
+    gc.collect()  # what other tests have left would else be closed in this one
     run(tmp_path, test)
 
 

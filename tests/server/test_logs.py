@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def test_huge_lines_are_folded_and_nothing_is_lost() -> None:
     found = lines_of(b"y" * (3 * MAX_LINE + 5) + b"\nend", [1000, 50_000])
     assert all(len(line) <= MAX_LINE for line in found)
     assert "".join(found) == "y" * (3 * MAX_LINE + 5) + "end"
+    assert found == lines_of(b"y" * (3 * MAX_LINE + 5) + b"\nend", [])
+    assert lines_of(b"y" * MAX_LINE + b"\nend", [7]) == ["y" * MAX_LINE, "", "end"]
 
 
 def test_half_a_character_at_the_end_is_shown_as_bytes() -> None:
@@ -202,3 +205,68 @@ def test_a_follower_that_does_not_read_skips_lines_and_is_told(store: LogStore) 
     store.append("ap-1", "c", "", 1, ["c"])
     assert "2 lines were not shown" in peer.events[0][1]["lines"][0]["x"]
     assert peer.events[0][1]["lines"][1]["x"] == "c"
+
+
+def pages(store: LogStore, container: str = "sb-1", place: tuple[int, int] = (0, 0)) -> tuple[str, tuple[int, int]]:
+    """All that is there now, as one text, and the place behind it."""
+    found, end = [], False
+    while not end:
+        lines, place, end = store.page("ap-1", container, 1, place)
+        found += lines
+    return "".join(found), place
+
+
+def test_a_reader_gets_each_line_of_its_container_once_and_as_it_was_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "PAGE", 40_000)
+    store = LogStore(tmp_path, ManualClock(), limit_mib=1)
+    assembler = LineAssembler()
+
+    def output(text: str) -> None:
+        store.append("ap-1", "sb-1", "", 1, assembler.feed(text.encode()))
+        store.append("ap-1", "sb-2", "", 1, ["of another one"])
+        store.append("ap-1", "sb-1", "", 2, ["of the other stream"])
+
+    assert pages(store) == ("", logs.BEGINNING)
+    first = "short\n" + "x" * 70_000 + "\n" + "y" * MAX_LINE + "\n"
+    output(first)
+    text, place = pages(store)
+    assert text == first
+    output("50%\r")
+    output("99%\rdone\n")
+    text, place = pages(store, place=place)
+    assert text.endswith("done\n")
+    assert "50%\n" not in text
+    assert pages(store, place=place) == ("", place)
+    assert pages(store, "sb-2")[0] == "of another one\n" * 3
+    store.close_app("ap-1", "")
+
+
+def test_a_reader_goes_on_behind_a_file_that_was_put_away_and_with_the_oldest_line_when_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock()
+    store = LogStore(tmp_path, clock, limit_mib=1)
+    line = "z" * 10_000
+    written, seen, place = 0, 0, logs.BEGINNING
+    while not (tmp_path / "ap-1.old").exists():
+        clock.advance(1.0)
+        store.append("ap-1", "sb-1", "", 1, [line])
+        written += 1
+        seen += len((part := pages(store, place=place))[0]) // 10_001
+        place = part[1]
+    store.append("ap-1", "sb-1", "", 1, [line])
+    assert seen + len(pages(store, place=place)[0]) // 10_001 == written + 1
+    for _ in range(2 * written):
+        clock.advance(1.0)
+        store.append("ap-1", "sb-1", "", 1, [line])
+        if store.has_lost("ap-1", logs.BEGINNING, 0.0):
+            break
+        assert not store.has_lost("ap-1", place, 0.0)
+    assert store.has_lost("ap-1", place, 0.0)
+    assert not store.has_lost("ap-1", logs.BEGINNING, time.time() + 1)
+    kept = pages(store)[0]
+    assert pages(store, place=place)[0] == kept
+    assert 0 < len(kept) // 10_001 < 3 * written
+    store.close_app("ap-1", "")

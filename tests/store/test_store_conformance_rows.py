@@ -76,6 +76,9 @@ def test_containers_are_replaced_by_id_and_listed_newest_first(store: Store) -> 
     wait(store.put_container, stopped)
     assert store.containers() == [container(3, app_id="ap-2"), container(1)]
     assert store.containers(app_id="ap-1", live_only=False) == [stopped, container(1)]
+    assert store.container("ct-2") == stopped
+    with pytest.raises(NotFoundError, match="ct-9"):
+        store.container("ct-9")
 
 
 def test_usage_has_one_row_for_each_start(store: Store) -> None:

@@ -1,9 +1,11 @@
-"""`lorry app`: list, stop, logs."""
+"""`lorry app`: list, stop, logs, coldstarts."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +18,11 @@ from lorry.sdk.display import PlainDisplay
 commands = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Apps: what runs, what ran, and what it printed."
 )
+
+SHOWN_STARTS = 20
+"""Of each function, newest first."""
+SHORTEST = 0.001
+"""Seconds."""
 
 NameOrId = Annotated[str, typer.Argument(metavar="NAME|ID")]
 
@@ -76,21 +83,34 @@ def coldstarts(app: NameOrId, as_json: tables.AsJson = False) -> None:
     if as_json:
         tables.show_json(found)
         return
-    columns: list[tables.Column] = [
-        ("FUNCTION", "function"),
-        ("STARTED", lambda row: units.ago(row["started_at"])),
-        *((stage.upper(), partial(_seconds, stage)) for stage in STAGES),
-        ("ALL", lambda row: units.short_duration(sum(row["seconds"].values()))),
-        ("START", lambda row: "cold" if row["cold"] else "template"),
-    ]
-    tables.show(found["starts"], columns, as_json=False, empty="None of its containers has answered an input yet.")
+    if not found["starts"]:
+        print("None of its containers has answered an input yet.")
     for function, sentences in found["advice"].items():
+        rows = [row for row in found["starts"] if row["function"] == function]
+        print(f"{function}:")
+        for line in _table(rows[:SHOWN_STARTS]):
+            print(f"  {line}")
+        if len(rows) > SHOWN_STARTS:
+            print(f"  … and {len(rows) - SHOWN_STARTS} earlier ones; see --json")
         for sentence in sentences:
-            print(f"{function}: {sentence}")
+            print(_wrapped(sentence))
 
 
-def _seconds(stage: str, row: dict[str, Any]) -> str:
-    return units.short_duration(row["seconds"].get(stage, 0.0))
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Without the stages that took no time in any of them: so it has room on a terminal of 80 columns."""
+    stages = [stage for stage in STAGES if any(row["seconds"].get(stage, 0.0) >= SHORTEST for row in rows)]
+    lines = [["STARTED", *(stage.upper() for stage in stages), "ALL", "START"]]
+    for row in rows:
+        times = [*(row["seconds"].get(stage, 0.0) for stage in stages), sum(row["seconds"].values())]
+        how = "cold" if row["cold"] else "template"
+        lines.append([units.ago(row["started_at"]), *map(units.short_duration, times), how])
+    return tables.aligned(lines)
+
+
+def _wrapped(sentence: str) -> str:
+    """Whole words on a terminal; one line in a pipe."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return textwrap.fill(sentence, width or sys.maxsize, initial_indent="  ", subsequent_indent="  ")
 
 
 def show_logs(params: dict[str, Any], timestamps: bool) -> None:

@@ -213,15 +213,23 @@ def _piped(process: ContainerProcess) -> int:
     """With pipes or files as its streams."""
     threading.Thread(target=_feed, args=(process,), name="lorry-stdin", daemon=True).start()
     sys.stdout.flush()
-    streams = [(process.stdout, sys.stdout.fileno())]
+    problems: list[BaseException] = []
+
+    def copy_errors() -> None:
+        try:
+            _copy(process.stderr, sys.stderr.fileno())
+        except BaseException as problem:  # nobody reads them: the program would wait for ever
+            problems.append(problem)
+            process.kill()
+
+    thread = threading.Thread(target=copy_errors, name="lorry-stderr", daemon=True)
     if process.stderr is not process.stdout:
-        streams.append((process.stderr, sys.stderr.fileno()))
-    threads = [threading.Thread(target=_copy, args=stream, daemon=True) for stream in streams[1:]]
-    for thread in threads:
         thread.start()
-    _copy(*streams[0])
-    for thread in threads:
+    _copy(process.stdout, sys.stdout.fileno())
+    if process.stderr is not process.stdout:
         thread.join()
+    if problems:
+        raise problems[0]
     return process.wait()
 
 

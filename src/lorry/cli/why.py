@@ -40,7 +40,7 @@ def why(
 
 def _about(subject: str) -> tuple[list[Any], list[Any]]:
     """Decisions, oldest first, and functions with inputs that wait."""
-    if subject.startswith("ct-"):
+    if subject.startswith(("ct-", "sb-")):
         find_container(subject)
         return _decisions([subject]), []
     try:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ def read_archive(path: str) -> ArchiveImage:
             f"{path} is not an image archive: {error}. Expected is an uncompressed tar file as `docker save -o x.tar "
             "NAME`, `podman save` or `skopeo copy docker://NAME oci-archive:x.tar` write it; unpack .gz first."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ImageBuildError(f"the image archive {path} cannot be read: {type(error).__name__}: {error}") from None
 
 
@@ -108,10 +109,20 @@ class _Reader:
         if made_for != machine or config.get("os", "linux") != "linux":
             raise self._error(f"it is made for {config.get('os', 'linux')}/{made_for}, this machine is linux/{machine}")
         own = config.get("config") or {}
-        pairs = [word.partition("=")[::2] for word in own.get("Env") or ()]
+        pairs = [self._text(word).partition("=") for word in own.get("Env") or ()]
         return ArchiveImage(
-            digest=digest, layers=tuple(layers), env=tuple(map(tuple, pairs)), workdir=own.get("WorkingDir") or ""
+            digest=digest,
+            layers=tuple(layers),
+            env=tuple((name, value) for name, _, value in pairs if name),
+            workdir=_absolute(self._text(own.get("WorkingDir") or "")),
         )
+
+    def _text(self, value: Any) -> str:
+        """What a program can be handed."""
+        with suppress(UnicodeEncodeError):
+            if isinstance(value, str) and b"\0" not in value.encode():
+                return value
+        raise self._error(f"its configuration has {value!r:.80} where a text belongs")
 
     def _chosen(self, manifests: Any) -> Any:
         """The image of this machine's architecture; attestations and other architectures are passed over."""
@@ -122,7 +133,7 @@ class _Reader:
             if (entry.get("platform") or {}).get("architecture", machine) == machine
             and (entry.get("platform") or {}).get("os", "linux") == "linux"
         ]
-        if len(fitting) != 1:
+        if len({entry["digest"] for entry in fitting}) != 1:  # one image with two tags is named twice
             raise self._error(f"it holds {len(fitting)} images for linux/{machine}: one is needed")
         return fitting[0]
 
@@ -149,3 +160,7 @@ class _Reader:
 
     def _error(self, text: str) -> ImageBuildError:
         return ImageBuildError(f"the image archive {self._path} cannot be used: {text}")
+
+
+def _absolute(workdir: str) -> str:
+    return workdir and os.path.normpath(f"/{workdir.lstrip('/')}")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from lorry.clock import Clock, SystemClock
 from lorry.errors import ImageBuildError, InvalidError
 from lorry.ids import new_id
-from lorry.images.credentials import redact
+from lorry.images.build_log import BuildLog
+from lorry.images.credentials import lines_to_hide
 from lorry.images.digest import environment_digest
 from lorry.images.disk import disk_use, sync_file_system
 from lorry.images.environment import EnvironmentBuild, UvTool
+from lorry.images.failure import DISK_FULL
 from lorry.images.indexes import IndexSettings
 from lorry.images.interpreter import Interpreter, Interpreters
 from lorry.images.layers import LayerStore, StoredLayer, remove_own
@@ -29,8 +31,6 @@ from lorry.images.shelf import Shelf, StoredImage
 from lorry.model.image import ImageBase, ImageSpec
 
 _CACHE_LOCK_SECONDS = "5"
-_HIDDEN_LENGTH = 6
-"""Secret values at least this long are blacked out in logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +94,9 @@ class ImageBuilder:
         if interpreter is not None and spec.base is ImageBase.HOST:
             return _host_image(spec, interpreter, digest)
         await self._first_use()
-        if digest not in self._builds and (stored := self._shelf.find(digest)):
-            return self._taken(stored)
         if digest not in self._builds:
+            if built := self._finished(digest):
+                return built
             self._builds[digest] = self._start(digest, spec, interpreter, settings)
         return await self._builds[digest].wait(log)
 
@@ -133,8 +133,7 @@ class ImageBuilder:
         for image in await self.list():
             if image.digest not in keep and image.last_used < before and image.digest not in self._builds:
                 removed += await asyncio.to_thread(self._drop, image, before)
-        needed = {layer for image in await self.list() for layer in image.layers}
-        await self._layers.collect(needed, before)
+        await self._layers.collect(self._needed_layers, before)
         await asyncio.to_thread(self._shelf.drop_old_logs, before)
         if not self._builds:  # uv would wait for the end of every running install
             await self._prune_cache(removed)
@@ -143,6 +142,15 @@ class ImageBuilder:
     async def _first_use(self) -> None:
         if not self._swept:
             await self.sweep()
+
+    def _needed_layers(self) -> set[str]:
+        return {layer for image in self._shelf.find_all() for layer in image.layers}
+
+    def _finished(self, digest: str) -> BuiltImage | None:
+        """None too while somebody builds or prunes it: under its lock its last use is noted, and looked at."""
+        with if_free(self._shelf.lock(digest)) as free:
+            stored = self._shelf.find(digest) if free else None
+            return self._taken(stored) if stored else None
 
     def _taken(self, stored: StoredImage) -> BuiltImage:
         self._shelf.touch(stored.digest, self._clock.wall())
@@ -199,13 +207,19 @@ class ImageBuilder:
             if stored := self._shelf.find(digest):
                 return self._taken(stored)
             await asyncio.to_thread(self._shelf.sweep_digest, digest)
-            with (self._shelf.logs / f"{digest}.log").open("w", encoding="utf-8") as log_file:
-                secrets = (*settings.secrets, *layer_secrets(spec), *self._step_secrets(spec))
-                output = _Redactor(secrets, log_file, emit)
+            secrets = (*settings.secrets, *layer_secrets(spec), *self._step_secrets(spec))
+            output = BuildLog(self._shelf.logs / f"{digest}.log", secrets, emit)
+            try:
                 if interpreter is None:
                     return await self._build_rooted(digest, spec, settings, output)
                 build = self._prepare(digest, spec, interpreter, settings, output)
                 return await self._build(digest, build)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise ImageBuildError(f"The image could not be stored: {error.strerror}. {DISK_FULL}") from None
+            finally:
+                output.close()
 
     def supply(self, inputs: BuildInputs) -> None:
         """What images with a root file system of their own are built from besides the recipe."""
@@ -213,29 +227,29 @@ class ImageBuilder:
 
     def _step_secrets(self, spec: ImageSpec) -> tuple[str, ...]:
         wanted = [secret for step in spec.steps for secret in step.secret_ids]
-        values = self._inputs.secrets(wanted).values() if wanted and self._inputs else ()
-        return tuple(value for value in values if len(value) >= _HIDDEN_LENGTH)
+        return lines_to_hide(self._inputs.secrets(wanted).values()) if wanted and self._inputs else ()
 
     async def _build_rooted(
-        self, digest: str, spec: ImageSpec, settings: IndexSettings, output: _Redactor
+        self, digest: str, spec: ImageSpec, settings: IndexSettings, output: BuildLog
     ) -> BuiltImage:
         started = self._clock.monotonic()
         build = RootedBuild(self._root_tools(), spec, settings, output.emit, output.redact)
-        result = await build.run()
-        stored = StoredImage(
-            digest=digest,
-            folder="",
-            base_prefix="",
-            packages={},
-            size=result.size,
-            created=self._clock.wall(),
-            build_seconds=self._clock.monotonic() - started,
-            layers=result.layers,
-            python=result.python,
-            env=dict(result.env),
-            workdir=result.workdir,
-        )
-        await asyncio.to_thread(self._shelf.publish, stored)
+        async with self._layers.in_use():
+            result = await build.run()
+            stored = StoredImage(
+                digest=digest,
+                folder="",
+                base_prefix="",
+                packages={},
+                size=result.size,
+                created=self._clock.wall(),
+                build_seconds=self._clock.monotonic() - started,
+                layers=result.layers,
+                python=result.python,
+                env=dict(result.env),
+                workdir=result.workdir,
+            )
+            await asyncio.to_thread(self._shelf.publish, stored)
         return self._built(stored, cached=False)
 
     def _root_tools(self) -> RootTools:
@@ -245,13 +259,12 @@ class ImageBuilder:
                 "it takes the tier `namespaces`; `lorry doctor` says what is in the way. Without it, "
                 "Image.debian_slim() with uv_pip_install alone works."
             )
-        self._shelf.roots_cache.mkdir(exist_ok=True)
+        self._layers.cache.mkdir(exist_ok=True)
         return RootTools(
             runner=self._runner,
             store=self._layers,
             inputs=self._inputs,
             uv=self._tool.uv,
-            cache=self._shelf.roots_cache,
             root=self._shelf.root,
             clock=self._clock,
         )
@@ -270,7 +283,7 @@ class ImageBuilder:
         spec: ImageSpec,
         interpreter: Interpreter,
         settings: IndexSettings,
-        output: _Redactor,
+        output: BuildLog,
     ) -> EnvironmentBuild:
         return EnvironmentBuild(
             tool=self._tool,
@@ -320,23 +333,6 @@ class ImageBuilder:
         if unneeded:
             await self._tool.run(["cache", "clean", *unneeded], env, (), _ignore)
         await self._tool.run(["cache", "prune"], env, (), _ignore)
-
-
-class _Redactor:
-    """Every line of a build passes here before anybody sees it."""
-
-    def __init__(self, secrets: Sequence[str], log_file: TextIO, emit: Callable[[str], None]) -> None:
-        self._secrets = secrets
-        self._log_file = log_file
-        self._emit = emit
-
-    def redact(self, line: str) -> str:
-        return redact(line, self._secrets)
-
-    def emit(self, line: str) -> None:
-        line = self.redact(line)
-        self._log_file.write(line + "\n")
-        self._emit(line)
 
 
 def _host_image(spec: ImageSpec, interpreter: Interpreter, digest: str) -> BuiltImage:

@@ -14,6 +14,8 @@ MASK = "****"
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<userinfo>[^/?#\s'\"`<>]*)@")
 _SHORTEST_SECRET = 4
 """Blacking out shorter words would eat the log; urls are masked whatever their length."""
+HIDDEN_LENGTH = 6
+"""Lines of secrets at least this long are blacked out in logs; shorter ones would black out half of the words."""
 _PLACEHOLDER_PASSWORDS = frozenset({"", "x-oauth-basic", "x-token-auth"})
 
 
@@ -24,6 +26,13 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, MASK)
     return text
+
+
+def lines_to_hide(values: Iterable[str]) -> tuple[str, ...]:
+    """What of these secrets must not stand in a log, which comes line by line; longest first, since a secret may be
+    the beginning of another."""
+    lines = {line.strip() for value in values for line in value.splitlines()}
+    return tuple(sorted((line for line in lines if len(line) >= HIDDEN_LENGTH), key=lambda line: (-len(line), line)))
 
 
 def without_credentials(text: str) -> str:

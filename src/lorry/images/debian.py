@@ -22,9 +22,9 @@ _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror:
-    main: str = MIRROR
-    security: str = SECURITY
-    keyring: str = KEYRING
+    main: str
+    security: str
+    keyring: str
 
 
 def release_for(python_version: str) -> str:
@@ -32,21 +32,26 @@ def release_for(python_version: str) -> str:
 
 
 def machine_mirror(folder: Path = SOURCES) -> Mirror:
-    """Where this machine's own apt gets Debian from; Debian's own servers where it is no Debian."""
-    found: dict[str, str] = {}
-    for uri, suite, keyring in _entries(folder):
-        path = uri.rstrip("/")
-        if suite.endswith(("-security", "/updates")) and "security" in path:
-            found.setdefault("security", path)
-        elif path.endswith("/debian") or suite in RELEASES.values():
-            found.setdefault("main", path)
-            if keyring.startswith("/") and os.path.exists(keyring):
-                found.setdefault("keyring", keyring)
-    return Mirror(**found)
+    """Where this machine's own apt gets Debian from; Debian's own servers where it is no Debian.
+
+    Others name their suites after Debian's releases too: what has `-updates` beside them comes first, then a folder
+    called `debian`.
+    """
+    entries = list(_entries(folder))
+    security = [uri for uri, suite, _ in entries if suite.endswith(("-security", "/updates")) and "security" in uri]
+    updated = {uri for uri, suite, _ in entries if suite.endswith("-updates")}
+    mains = [entry for entry in entries if entry[1] in RELEASES.values() or entry[0].endswith("/debian")]
+    mains.sort(key=lambda entry: (entry[0] not in updated, not entry[0].endswith("/debian")))
+    main, _, keyring = mains[0] if mains else (MIRROR, "", "")
+    return Mirror(
+        main=main,
+        security=security[0] if security else SECURITY,
+        keyring=keyring if keyring.startswith("/") and os.path.exists(keyring) else KEYRING,
+    )
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """(uri, suite, keyring) of one-line and deb822 files."""
+    """(uri, suite, keyring) of one-line and deb822 files, where they have the component `main`."""
     for path in [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]:
         try:
             text = path.read_text(encoding="utf-8")
@@ -56,9 +61,9 @@ def _entries(folder: Path) -> Iterator[tuple[str, str, str]]:
             yield from _stanzas(text)
         elif path.suffix == ".list":
             for line in text.splitlines():
-                if entry := re.match(r"\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)", line):
+                if entry := re.match(r"\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s.*\bmain\b", line):
                     signed = re.search(r"signed-by=(\S+)", entry[1] or "")
-                    yield entry[2], entry[3], signed[1] if signed else ""
+                    yield entry[2].rstrip("/"), entry[3], signed[1] if signed else ""
 
 
 def _stanzas(text: str) -> Iterator[tuple[str, str, str]]:
@@ -67,9 +72,11 @@ def _stanzas(text: str) -> Iterator[tuple[str, str, str]]:
         fields = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes") == "no":
             continue
+        if "main" not in fields.get("components", "").split():
+            continue
         for uri in fields.get("uris", "").split():
             for suite in fields.get("suites", "").split():
-                yield uri, suite, fields.get("signed-by", "")
+                yield uri.rstrip("/"), suite, fields.get("signed-by", "")
 
 
 def bootstrap_command(release: str, mirror: Mirror, target: str) -> tuple[str, ...]:
@@ -96,12 +103,13 @@ def bootstrap_command(release: str, mirror: Mirror, target: str) -> tuple[str, .
 
 
 def apt_script(packages: tuple[str, ...]) -> str:
-    """Lists are fetched and dropped again in the same layer."""
+    """Lists are fetched and dropped again in the same layer. By itself apt only warns when it cannot fetch them, and
+    then knows no package."""
     words = " ".join(map(shlex.quote, packages))
     return (
         "set -e\n"
         "command -v apt-get >/dev/null || { echo 'this image has no apt-get: it is no Debian or Ubuntu'; exit 1; }\n"
-        "apt-get -q update\n"
+        "apt-get -q update -o APT::Update::Error-Mode=any\n"
         "apt-get -q install -y --no-install-recommends -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io "
         f"{words}\n"
         "apt-get clean\n"

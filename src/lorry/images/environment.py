@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorry.images.disk import seal
-from lorry.images.failure import build_error
+from lorry.images.failure import LogTail, build_error
 from lorry.images.indexes import IndexSettings
 from lorry.images.interpreter import Interpreter
 from lorry.images.recipe import base_environment, layer_command
@@ -61,7 +61,7 @@ class EnvironmentBuild:
 
     async def run(self) -> tuple[dict[str, str], int]:
         """Packages and size. Raises ImageBuildError."""
-        await self._step("making the environment", self._venv(), {}, ())
+        await self._step("making the environment", self._venv(), {}, (), self.emit)
         for number in range(len(self.spec.installs)):
             await self._install(number)
         packages = await self._freeze()
@@ -76,10 +76,12 @@ class EnvironmentBuild:
         path = self.tool.shelf.recipes / self.name / f"layer-{number + 1}.txt"
         path.write_text(layer.requirements, encoding="utf-8")
         arguments = ["pip", "install", "--python", self._python(), *layer.options, "-r", str(path)]
-        await self._step(layer.title, arguments, layer.env, (*self.settings.readable, *layer.readable))
+        readable = (*self.settings.readable, *layer.readable)
+        await self._step(layer.title, arguments, layer.env, readable, self.emit)
 
     async def _freeze(self) -> dict[str, str]:
-        lines = await self._step("listing packages", ["pip", "freeze", "--python", self._python()], {}, (), quiet=True)
+        lines: list[str] = []
+        await self._step("listing packages", ["pip", "freeze", "--python", self._python()], {}, (), lines.append)
         return {match[1]: self.redact(match[2]) for line in lines if (match := _FROZEN.match(line))}
 
     async def _step(
@@ -88,21 +90,18 @@ class EnvironmentBuild:
         arguments: Sequence[str],
         env: Mapping[str, str],
         readable: Sequence[str],
-        *,
-        quiet: bool = False,
-    ) -> list[str]:
-        lines: list[str] = []
+        on_line: Callable[[str], None],
+    ) -> None:
+        tail = LogTail()
 
-        def on_line(line: str) -> None:
+        def told(line: str) -> None:
             if not _NOISE.match(line):
-                lines.append(self.redact(line))
-                if not quiet:
-                    self.emit(line)
+                tail.add(self.redact(line))
+                on_line(line)
 
-        status = await self.tool.run(arguments, env, (*self._always_readable(), *readable), on_line)
+        status = await self.tool.run(arguments, env, (*self._always_readable(), *readable), told)
         if status:
-            raise build_error(title, status, lines)
-        return lines
+            raise build_error(title, status, tail)
 
     def _always_readable(self) -> tuple[str, ...]:
         interpreter = self.interpreter

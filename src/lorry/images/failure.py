@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable
 
 from lorry.errors import ImageBuildError
 
 TAIL_LINES = 40
 
+DISK_FULL = "The disk of the state directory is full. `lorry df` shows what uses it, `lorry prune` frees it."
+
 _HINTS: tuple[tuple[str, str], ...] = (
+    (r"No space left on device|os error 28|Disk quota exceeded", DISK_FULL),
     (
-        r"No space left on device|os error 28|Disk quota exceeded",
-        "The disk of the state directory is full. `lorry df` shows what uses it, `lorry prune` frees it.",
+        r"[EW]: Failed to fetch|E: The repository .* does not have|Temporary failure resolving",
+        "The Debian mirror could not be reached or has not that release. It is the one of this machine's own "
+        "/etc/apt/sources.list, else deb.debian.org; HTTP_PROXY where you run the program is taken over.",
+    ),
+    (
+        r"E: Unable to locate package|has no installation candidate|E: Version .* was not found",
+        "The release has no package of that name or version: packages.debian.org lists them, and the names of other "
+        "distributions may differ.",
+    ),
+    (
+        r"In `--require-hashes` mode",
+        "require_hashes=True takes each package, also those that others need, as name==version with its --hash=…: "
+        "`uv pip compile --generate-hashes` writes such a file, for requirements=[…].",
+    ),
+    (
+        r"/uv: (?:error while loading shared libraries|not found|cannot execute)",
+        "uv, which installs packages and Pythons, does not run in this image: it needs glibc and libgcc_s, which "
+        "images of Debian, Ubuntu and Fedora have, and Alpine's have not.",
     ),
     (
         r"UnknownIssuer|invalid peer certificate|CERTIFICATE_VERIFY_FAILED",
@@ -29,16 +49,6 @@ _HINTS: tuple[tuple[str, str], ...] = (
         r"|Could not connect|connection (?:reset|closed)|Request failed after",
         "The package index could not be reached from the machine that builds. Check the network, "
         "PIP_INDEX_URL and HTTPS_PROXY; settings of pip and uv where you run the program are taken over.",
-    ),
-    (
-        r"E: Unable to locate package|has no installation candidate",
-        "The release has no package of that name: packages.debian.org lists them, and the names of other "
-        "distributions may differ.",
-    ),
-    (
-        r"Temporary failure resolving|Could not resolve|E: Failed to fetch|E: The repository .* does not have",
-        "The Debian mirror could not be reached or has not that release. It is the one of this machine's own "
-        "/etc/apt/sources.list, else deb.debian.org; HTTP_PROXY where you run the program is taken over.",
     ),
     (
         r"no (?:usable |compatible )?wheels|no wheels with a matching|Python ABI tag|platform tag"
@@ -75,20 +85,31 @@ _HINTS: tuple[tuple[str, str], ...] = (
 )
 
 
-def build_error(step: str, status: int, lines: Sequence[str], program: str = "uv") -> ImageBuildError:
-    """`lines` must be redacted already. The hint comes last, where a terminal shows it."""
-    tail = list(lines[-TAIL_LINES:])
+class LogTail:
+    """The end of a log that may have no end. Lines must be redacted already."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=TAIL_LINES)
+        self.left_out = 0
+
+    def add(self, line: str) -> None:
+        self.left_out += len(self.lines) == TAIL_LINES
+        self.lines.append(line)
+
+
+def build_error(step: str, status: int, tail: LogTail, program: str = "uv") -> ImageBuildError:
+    """The hint comes last, where a terminal shows it."""
     ended = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     parts = [f"Building the image failed in {step}: {program} {ended}."]
-    if tail:
-        skipped = f" ({len(lines) - len(tail)} earlier lines left out)" if len(lines) > len(tail) else ""
-        parts += [f"Build log{skipped}:", *("  " + line for line in tail)]
-    if advice := hint(tail):
+    if tail.lines:
+        skipped = f" ({tail.left_out} earlier lines left out)" if tail.left_out else ""
+        parts += [f"Build log{skipped}:", *("  " + line for line in tail.lines)]
+    if advice := hint(tail.lines):
         parts.append(f"Hint: {advice}")
     return ImageBuildError("\n".join(parts))
 
 
-def hint(lines: Sequence[str]) -> str | None:
+def hint(lines: Iterable[str]) -> str | None:
     """The first that applies, most particular first; None when the log must speak for itself."""
     text = "\n".join(lines)
     return next((advice for pattern, advice in _HINTS if re.search(pattern, text)), None)

@@ -9,17 +9,16 @@ locks/collect                    shared by builders, exclusive for whoever remov
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lorry.images.disk import remove_tree, replace_durably
-from lorry.images.lock import if_free
+from lorry.images.lock import if_free, shared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +35,14 @@ class StoredLayer:
 class LayerStore:
     def __init__(self, root: Path, remove: Callable[[Path], Awaitable[None]]) -> None:
         """`remove`: deletes a folder whose files may belong to other users."""
+        self.cache = root / "uv" / "roots"
+        """uv's, for packages that were installed into roots: what it compiled there fits no other system."""
         self._folder = root / "layers"
         self._locks = root / "locks"
         self._remove = remove
 
     def prepare(self) -> None:
-        for folder in (self._folder, self._locks):
+        for folder in (self._folder, self._locks, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -50,15 +51,9 @@ class LayerStore:
     def lock(self, digest: str) -> Path:
         return self._locks / digest
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Nothing is collected inside the block, by any process."""
-        descriptor = os.open(self._locks / "collect", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            yield
-        finally:
-            os.close(descriptor)
+    def in_use(self) -> AbstractAsyncContextManager[None]:
+        """Nothing is collected inside the block, by any process. It lasts until an image names the layers."""
+        return shared(self._locks / "collect")
 
     def find(self, digest: str) -> StoredLayer | None:
         try:
@@ -102,16 +97,21 @@ class LayerStore:
                     if self.path(digest).exists() and not self._manifest(digest).exists():
                         await self._remove(self.path(digest))
 
-    async def collect(self, needed: set[str], before: float) -> list[StoredLayer]:
-        """Removes layers that are not `needed` and older than `before`, unless somebody builds just now."""
+    async def collect(self, needed: Callable[[], set[str]], before: float) -> None:
+        """Removes layers that are not `needed` and older than `before`, unless somebody builds just now.
+
+        `needed` is asked when nobody can build any more: an image that was finished a moment ago counts.
+        """
         with if_free(self._locks / "collect") as free:
             if not free:
-                return []
-            gone = [layer for layer in self.find_all() if layer.digest not in needed and layer.created < before]
+                return
+            kept = needed()
+            gone = [layer for layer in self.find_all() if layer.digest not in kept and layer.created < before]
             for layer in gone:
                 self._manifest(layer.digest).unlink(missing_ok=True)
                 await self._remove(self.path(layer.digest))
-            return gone
+            if gone:
+                await self._remove(self.cache)
 
     def _manifest(self, digest: str) -> Path:
         return self._folder / f"{digest}.json"

@@ -66,8 +66,8 @@ def layer_command(spec: ImageSpec, number: int, settings: IndexSettings) -> Laye
     places = [*install.find_links, *filter(None, env.get("UV_FIND_LINKS", "").split(","))]
     if places:
         env["UV_FIND_LINKS"] = join_find_links(places)
-    written = "\n".join(install.packages) if install.requirements is None else install.requirements
-    title = f"layer {number + 1} of {len(spec.installs)} ({_summary(written)})"
+    written = _written(install)
+    title = f"layer {number + 1} of {len(spec.installs)} ({summary(install)})"
     return LayerCommand(
         title=redact(title, settings.secrets),
         requirements=as_variables(written, env) + "\n",
@@ -101,10 +101,16 @@ def _set_indexes(env: dict[str, str], install: PipInstall) -> None:
         env["UV_EXTRA_INDEX_URL"] = " ".join((*install.extra_index_urls, before)).strip()
 
 
-def _summary(requirements: str) -> str:
-    lines = [line.partition(" #")[0].strip() for line in requirements.splitlines()]
-    text = ", ".join(line for line in lines if line and not line.startswith("#"))
+def summary(install: PipInstall) -> str:
+    """What it names, for people."""
+    lines = _written(install).splitlines()
+    names = [line.partition(" #")[0].partition(" --hash")[0].strip() for line in lines if not line.startswith("#")]
+    text = ", ".join(filter(None, names))
     return text if len(text) <= _TITLE_LENGTH else text[: _TITLE_LENGTH - 1] + "…"
+
+
+def _written(install: PipInstall) -> str:
+    return "\n".join(install.packages) if install.requirements is None else install.requirements
 
 
 def _local_paths(install: PipInstall, written: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import shlex
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,11 +22,11 @@ from lorry.ids import new_id
 from lorry.images.archive import read_archive
 from lorry.images.debian import RELEASES, apt_script, bootstrap_command, machine_mirror, proxies, release_for
 from lorry.images.disk import sync_file_system
-from lorry.images.failure import build_error
+from lorry.images.failure import LogTail, build_error
 from lorry.images.indexes import IndexSettings
 from lorry.images.layers import LayerStore, StoredLayer, settle
 from lorry.images.lock import exclusive
-from lorry.images.recipe import layer_command
+from lorry.images.recipe import layer_command, summary
 from lorry.images.rooted_digest import base_content, layer_digest, step_content
 from lorry.images.runner import RootCommand, RootRunner
 from lorry.model.image import BuildStep, ImageBase, ImageFile, ImageSpec, StepKind
@@ -72,8 +73,6 @@ class RootTools:
     store: LayerStore
     inputs: BuildInputs
     uv: str
-    cache: Path
-    """uv's, for packages that were installed into roots: what it compiled there fits no other system."""
     root: Path
     clock: Clock
 
@@ -115,16 +114,15 @@ class RootedBuild:
         self._python = ""
 
     async def run(self) -> RootedResult:
-        """Raises ImageBuildError."""
+        """Raises ImageBuildError. The caller sees to it that no layer is collected meanwhile."""
         if reason := self._tools.runner.no_roots():
             raise ImageBuildError(
                 f"this image needs a root file system of its own, which cannot be built here: {reason}. Ways: {_WAYS}."
             )
-        with self._tools.store.in_use():
-            await self._base()
-            await self._find_python()
-            for number, step in enumerate(self._spec.steps, 1):
-                await self._step(number, step)
+        await self._base()
+        await self._find_python()
+        for number, step in enumerate(self._spec.steps, 1):
+            await self._step(number, step)
         return RootedResult(
             layers=tuple(layer.digest for layer in self._layers),
             python=self._python,
@@ -159,7 +157,7 @@ class RootedBuild:
             seconds = clock.monotonic() - started
             layer = StoredLayer(
                 digest=digest,
-                title=self._redact(title),
+                title=title,
                 size=size,
                 files=files,
                 created=clock.wall(),
@@ -181,6 +179,11 @@ class RootedBuild:
         archive = await asyncio.to_thread(read_archive, self._spec.archive)
         if archive.digest != self._spec.archive_digest:
             raise ImageBuildError(f"{self._spec.archive} has changed since the program started: run it again.")
+        if os.geteuid() == 0 and not os.stat(self._spec.archive).st_mode & stat.S_IROTH:
+            raise ImageBuildError(
+                f"{self._spec.archive} is unpacked by a user without rights, who may not read it: "
+                f"`chmod a+r {self._spec.archive}`."
+            )
         self._env, self._workdir = dict(archive.env), archive.workdir
         await self._layer(f"the layers of {self._spec.archive}", content, self._unpack)
 
@@ -282,7 +285,7 @@ class RootedBuild:
     # Steps
 
     async def _step(self, number: int, step: BuildStep) -> None:
-        title = f"step {number} of {len(self._spec.steps)} ({_summary(self._spec, step)})"
+        title = self._redact(f"step {number} of {len(self._spec.steps)} ({_summary(self._spec, step)})")
         make = {
             StepKind.APT: self._apt,
             StepKind.COMMANDS: self._commands,
@@ -368,28 +371,27 @@ class RootedBuild:
             "GIT_TERMINAL_PROMPT": "0",
         }
         readable = (*command.readable, (os.path.realpath(self._tools.uv), f"{INNER}/uv"))
-        writable = (*command.writable, (str(self._tools.cache), f"{INNER}/cache"))
+        writable = (*command.writable, (str(self._tools.store.cache), f"{INNER}/cache"))
         return replace(command, env=env, readable=readable, writable=writable)
 
     async def _run(self, title: str, program: str, command: RootCommand) -> None:
-        lines: list[str] = []
+        tail = LogTail()
 
         def on_line(line: str) -> None:
             if not _NOISE.fullmatch(line):
-                lines.append(self._redact(line))
+                tail.add(self._redact(line))
                 self._emit(line)
 
         status = await self._tools.runner.run_in_root(command, on_line)
         if status:
-            raise build_error(title, status, lines, program)
+            raise build_error(title, status, tail, program)
 
 
 def _summary(spec: ImageSpec, step: BuildStep) -> str:
     if step.kind is StepKind.APT:
         text = "apt: " + " ".join(step.words)
     elif step.kind is StepKind.PIP:
-        install = spec.installs[step.install]
-        text = "pip: " + (", ".join(install.packages) or (install.requirements or "").replace("\n", ", "))
+        text = "pip: " + summary(spec.installs[step.install])
     elif step.kind is StepKind.FILES:
         text = "files: " + ", ".join(file.path for file in step.files)
     elif step.kind is StepKind.COMMANDS:

@@ -21,6 +21,8 @@ _LAST_WORDS = 1.0
 """Seconds for the rest of the output after the command ended; then whatever holds the pipe is killed."""
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _LINE_END = re.compile(r"\r\n|\n|\r")
+_LONGEST_LINE = 1 << 16
+"""Characters; what goes on longer is cut into several lines."""
 
 
 class BuildRunner(Protocol):
@@ -144,6 +146,9 @@ class LineSplitter:
         *lines, self._rest = _LINE_END.split(self._rest + self._decoder.decode(data))
         for line in lines:
             self._emit(line)
+        if len(self._rest) > _LONGEST_LINE:
+            self._emit(self._rest)
+            self._rest = ""
 
     def close(self) -> None:
         self._emit(self._rest + self._decoder.decode(b"", final=True))

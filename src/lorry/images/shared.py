@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+MISSED_LINES = 1000
+"""Of the log, that a caller who joins late still gets."""
 Log = Callable[[str], None]
 
 
 class SharedBuild(Generic[T]):
-    """Runs while anybody waits. A caller that joins late first gets the lines that it missed."""
+    """Runs while anybody waits. A caller that joins late first gets the last lines that it missed."""
 
     def __init__(self, make: Callable[[Log], Coroutine[Any, Any, T]], abandoned: Callable[[], None]) -> None:
         """`abandoned` is called when the last waiter left before the end; nobody may join after that."""
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque(maxlen=MISSED_LINES)
         self._listeners: dict[object, Log] = {}
         self._waiting = 0
         self._abandoned = abandoned

@@ -5,7 +5,7 @@
     locks/<digest>
     recipes/<digest>.<attempt>/    requirements files while a build runs
     uv/                            all that a build writes to; one mount, since hard links cannot cross
-        cache/  home/  roots/
+        cache/  home/  roots/  (the last is the layers' own)
         <digest>.<attempt>/        a virtual environment
 
 An environment holds its own absolute path (pyvenv.cfg, `#!` lines, compiled code), so it is never moved: each
@@ -57,7 +57,6 @@ class Shelf:
         self.uv = root / "uv"
         self.cache = self.uv / "cache"
         self.home = self.uv / "home"
-        self.roots_cache = self.uv / "roots"
 
     def prepare(self) -> None:
         for folder in (self.images, self.logs, self.locks, self.recipes, self.uv):
@@ -125,7 +124,9 @@ class Shelf:
                 if free:
                     self.sweep_digest(digest)
         for path in self.images.glob("*.tmp"):
-            path.unlink(missing_ok=True)
+            with if_free(self.lock(path.name.partition(".")[0])) as free:
+                if free:
+                    path.unlink(missing_ok=True)
 
     def sweep_digest(self, digest: str) -> None:
         """The caller holds the digest's lock."""

@@ -16,7 +16,7 @@ import os
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Protocol, cast
 
 from lorry.errors import ImageBuildError
@@ -26,6 +26,8 @@ from lorry.images.beneath import Beneath, UnsafePath, parts_of
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 MOST_ID = 65_534
 """Owners beyond what a build's namespace knows become nobody."""
+LATEST = 1 << 33
+"""Seconds; a time stamp beyond is cut."""
 MOUNT_POINTS = ("dev", "etc", "opt/lorry/lorry", "proc", "root", "run/lorry", "sys", "tmp", "var/tmp")
 MOUNTED_FILES = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
 
@@ -38,6 +40,7 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def unpack(archive: str, digest: str, folder: str) -> None:
+    before = _version(archive)
     image = read_archive(archive)
     if image.digest != digest:
         raise ImageBuildError(f"{archive} was replaced: it holds {image.digest}, not {digest} any more")
@@ -48,9 +51,17 @@ def unpack(archive: str, digest: str, folder: str) -> None:
             for number, layer in enumerate(image.layers, 1):
                 print(f"unpacking layer {number} of {len(image.layers)} ({layer.digest[:19]})", flush=True)
                 _unpack_layer(outer, members[layer.member], layer, root)
+        root.folder(parts_of(image.workdir))  # made where no layer has it, as by others who run images
     finally:
         root.close()
+    if _version(archive) != before:  # after digests were checked, perhaps
+        raise ImageBuildError(f"{archive} was written to while it was unpacked: build again")
     prepare(folder)
+
+
+def _version(path: str) -> tuple[int, ...]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def prepare(folder: str) -> None:
@@ -69,9 +80,9 @@ def prepare(folder: str) -> None:
         root.close()
 
 
-def _is(folder: str, parts: tuple[str, ...], kind: object) -> bool:
+def _is(folder: str, parts: tuple[str, ...], kind: Callable[[str], bool]) -> bool:
     path = os.path.join(folder, *parts)
-    return callable(kind) and not os.path.islink(path) and bool(kind(path))
+    return not os.path.islink(path) and kind(path)
 
 
 def _unpack_layer(outer: tarfile.TarFile, member: tarfile.TarInfo, layer: ArchiveLayer, root: Beneath) -> None:
@@ -99,13 +110,21 @@ def _deletions(
             if name and name[-1] == OPAQUE:
                 found.append((name[:-1], True))
             elif name and name[-1].startswith(WHITEOUT):
-                found.append(((*name[:-1], name[-1].removeprefix(WHITEOUT)), False))
+                found.append((_deleted(name), False))
     seen = (unpacked if layer.unpacked else packed).finish()
     if f"sha256:{seen}" != layer.digest:
         raise ImageBuildError(
             f"the layer {layer.member} has the digest sha256:{seen}, not {layer.digest}: it is damaged"
         )
     return found
+
+
+def _deleted(name: tuple[str, ...]) -> tuple[str, ...]:
+    """What a whiteout deletes. `.wh...` would be the folder above: a name is safe only once its mark is off."""
+    target = name[-1].removeprefix(WHITEOUT)
+    if target in ("", ".", ".."):
+        raise UnsafePath(f"{'/'.join(name)!r} deletes no file of the image")
+    return (*name[:-1], target)
 
 
 def _entries(blob: Stream) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
@@ -115,9 +134,9 @@ def _entries(blob: Stream) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]
 
 
 def _put(entry: tarfile.TarInfo, name: tuple[str, ...], content: IO[bytes] | None, root: Beneath) -> None:
-    uid, gid = min(entry.uid, MOST_ID), min(entry.gid, MOST_ID)
+    uid, gid = (max(0, min(number, MOST_ID)) for number in (entry.uid, entry.gid))
     if content is not None:
-        root.make_file(name, content, entry.mode, uid, gid, max(0, int(entry.mtime)))
+        root.make_file(name, content, entry.mode, uid, gid, int(max(0, min(entry.mtime, LATEST))))
     elif entry.isdir():
         root.make_folder(name, entry.mode, uid, gid)
     elif entry.issym():
@@ -223,7 +242,7 @@ class _Hashed(io.RawIOBase):
 def main(words: list[str]) -> int:
     try:
         (unpack if words[0] == "unpack" else prepare)(*words[1:])
-    except (ImageBuildError, UnsafePath, tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except Exception as error:  # whatever a hostile archive brings about is a line of the build's log
         print(f"{type(error).__name__}: {error}", flush=True)
         return 1
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -9,6 +10,13 @@ from lorry.model.image import ImageSpec
 
 NAMED_SECRET = "name:"  # noqa: S105 - a prefix, no password
 """Before a secret's name among `secret_ids`: it is looked up when a container starts, so that a changed one is seen."""
+
+
+def _refuse_below(least: float, **numbers: float | None) -> None:
+    """ValueError. Whoever sent it: one number of no sense would stop the scheduler's sums for everybody."""
+    for name, number in numbers.items():
+        if number is not None and not least <= number < math.inf:
+            raise ValueError(f"{name}={number!r} must be at least {least:g}, and finite")
 
 
 class FunctionKind(StrEnum):
@@ -25,6 +33,9 @@ class GpuRequest:
     model: str
     count: int = 1
 
+    def __post_init__(self) -> None:
+        _refuse_below(1, count=self.count)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
@@ -38,6 +49,10 @@ class Resources:
     gpus: tuple[GpuRequest, ...] = ()
     """Ordered fallbacks; the first that fits is taken. Empty: no GPU."""
 
+    def __post_init__(self) -> None:
+        _refuse_below(0, cpu=self.cpu, cpu_limit=self.cpu_limit, memory=self.memory)
+        _refuse_below(0, memory_limit=self.memory_limit, ephemeral_disk=self.ephemeral_disk)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
@@ -48,6 +63,10 @@ class Scaling:
     buffer_containers: int = 0
     scaledown_window: float = 60.0
     """Seconds that a container may be idle before it is stopped."""
+
+    def __post_init__(self) -> None:
+        _refuse_below(0, min_containers=self.min_containers, max_containers=self.max_containers)
+        _refuse_below(0, buffer_containers=self.buffer_containers, scaledown_window=self.scaledown_window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +79,12 @@ class RetryPolicy:
     max_delay: float = 60.0
     memory_backoff: float = 1.0
     """Containers get so many times the memory once one has passed its limit; 1: they do not."""
+
+    def __post_init__(self) -> None:
+        _refuse_below(0, max_retries=self.max_retries, initial_delay=self.initial_delay)
+        _refuse_below(1, memory_backoff=self.memory_backoff)
+        if not (self.backoff_coefficient >= 0 and self.max_delay >= 0):  # both may be infinite
+            raise ValueError(f"{self.backoff_coefficient=} and {self.max_delay=} must be at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +144,11 @@ class FunctionSpec:
     priority: int = 0
     command: tuple[str, ...] = ()
     """The program of a sandbox."""
+
+    def __post_init__(self) -> None:
+        _refuse_below(0, timeout=self.timeout, startup_timeout=self.startup_timeout)
+        _refuse_below(1, max_concurrent=self.max_concurrent, target_concurrent=self.target_concurrent)
+        _refuse_below(1, max_inputs=self.max_inputs)
 
     @property
     def is_sandbox(self) -> bool:

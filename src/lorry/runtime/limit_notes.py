@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from contextlib import suppress
+from pathlib import Path
 
 PIDS_VARIABLE = "LORRY_PIDS_LIMIT"
 SHM = "/dev/shm"  # noqa: S108 - private to each container
+STACK = 8 << 20
+"""Bytes of a thread's stack, which count as memory where that is limited per process."""
 FULL = 1 << 20
 """A file system with less free than this is what "no space left" meant."""
 
@@ -28,12 +32,20 @@ def _note(problem: BaseException) -> str:
     if isinstance(problem, MemoryError):
         return _memory()
     if isinstance(problem, RuntimeError) and str(problem) == "can't start new thread":
-        return _pids()
+        return _memory() if _no_room_for(STACK) else _pids()
     if isinstance(problem, BlockingIOError) and problem.errno == errno.EAGAIN and _forked(problem):
         return _pids()
     if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
         return _space()
     return ""
+
+
+def _no_room_for(size: int) -> bool:
+    """Whether so much more passes the limit of this process's memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status").read_text() if limit != resource.RLIM_INFINITY else ""
+    found = re.search(r"VmData:\s+(\d+) kB", status)
+    return found is not None and (int(found[1]) << 10) + size > limit
 
 
 def _memory() -> str:

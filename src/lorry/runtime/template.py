@@ -22,7 +22,8 @@ from typing import Any
 
 from lorry.model.function import FunctionSpec
 from lorry.runtime import output
-from lorry.runtime.fork_safety import after_fork, open_files, thread_setters, unsafe
+from lorry.runtime.fork_safety import after_fork, first_computations, open_files, thread_setters, unsafe
+from lorry.runtime.huge_pages import candidates, collapse
 from lorry.runtime.import_times import ImportTimes
 from lorry.runtime.link import Link
 from lorry.runtime.load import Loaded, is_async_callable, load
@@ -40,6 +41,8 @@ WANTED = (
     "lorry._vendor.cloudpickle",
 )
 """What each fork would import first: 20 ms."""
+QUIET = 20
+"""Milliseconds without a request: then huge pages are made, until there is one."""
 MOST_GROUPS = 8
 _ANCILLARY = socket.CMSG_SPACE(4 * MOST_GROUPS)
 EXIT_NO_CONTAINER = 70
@@ -71,10 +74,11 @@ def run(me: ContainerIdentity) -> Fork | None:
         link.request("template_failed", {"reason": f"its import raised {type(problem).__name__}"})
         return None
     entered = time.monotonic()
+    setters = thread_setters()
+    first_computations(setters)
     if reason := unsafe(before):
         link.request("template_failed", {"reason": reason})
         return None
-    setters = thread_setters()
     for module in WANTED:
         importlib.import_module(module)
     output.flush()
@@ -107,8 +111,13 @@ class _Forks:
     def serve(self) -> Fork | None:
         sock = self._link.sock
         self._poll.register(sock, select.POLLIN)
+        pages, quiet = list(candidates()), QUIET
         while True:
-            for fd, _event in self._poll.poll():
+            events = self._poll.poll(quiet if pages else None)
+            quiet = QUIET if events else 0
+            if not events:
+                collapse(pages.pop())
+            for fd, _event in events:
                 if fd != sock.fileno():
                     self._reap(fd)
                     continue
@@ -123,11 +132,17 @@ class _Forks:
 
     def _fork(self, request: dict[str, Any], groups: list[int]) -> Fork | None:
         output.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as problem:  # no memory or no process to be had at this moment
+            pid = -1
+            self._tell_ended(request["container_id"], f"forking: {problem!r}")
         if pid == 0:
             return self._child(request, groups)
         for fd in groups:
             os.close(fd)
+        if pid < 0:
+            return None
         handle = os.pidfd_open(pid)
         self._children[handle] = (pid, request["container_id"])
         self._poll.register(handle, select.POLLIN)
@@ -150,11 +165,10 @@ class _Forks:
             )
             environment = request["env"]
             token = environment.pop("LORRY_TOKEN")
-            os.environ.pop("GLIBC_TUNABLES", None)
             os.environ.update(environment)
             after_fork(self._setters, request["threads"])
         except BaseException as problem:
-            os.write(2, f"lorry: a fork could not become a container: {last_step()}: {problem!r}\n".encode())
+            os.write(2, f"{last_step()}: {problem!r}\n".encode())  # its own stderr: the server reads it
             os._exit(EXIT_NO_CONTAINER)
         me = identity.container = ContainerIdentity(
             self._me.socket_path, request["container_id"], token, os.environ["LORRY_APP_ID"], self._me.source
@@ -175,8 +189,12 @@ class _Forks:
         except OSError:
             return  # its folder is gone: nobody asks any more
         finally:
-            for frame in encode(Kind.REQUEST, 0, {"method": "fork_ended", "params": {"container_id": container_id}}):
-                self._link.sock.send(frame)
+            self._tell_ended(container_id, f"it ended with code {code}" if code >= 0 else f"signal {-code} ended it")
+
+    def _tell_ended(self, container_id: str, reason: str) -> None:
+        told = {"container_id": container_id, "reason": reason}
+        for frame in encode(Kind.REQUEST, 0, {"method": "fork_ended", "params": told}):
+            self._link.sock.send(frame)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

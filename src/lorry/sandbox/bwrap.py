@@ -12,20 +12,18 @@ import os
 import posixpath
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
 from lorry.errors import InvalidError
 from lorry.sandbox.interface import Feature, Mount, SandboxSpec
 from lorry.sandbox.limits import Limits, find_limits
 from lorry.sandbox.namespaces import NO_GROUPS, WAY_TO_GROUPS, sandbox_owner
+from lorry.sandbox.probe import probe
 from lorry.sandbox.procfs import total_memory_mib
 from lorry.sandbox.rootfs import NODEV, NOSUID, RDONLY, Step, plan
 from lorry.sandbox.running import RunningSandbox, adopt
-from lorry.sandbox.spawn import LaunchError
-from lorry.sandbox.starting import Isolation, start, start_blocking
+from lorry.sandbox.starting import Isolation, start
 from lorry.sandbox.wrapping import INSIDE
 
 ROOT = "it is for servers of ordinary users; root's own launcher needs no bubblewrap"
@@ -44,7 +42,7 @@ REFUSED = (
 
 class BwrapSandbox:
     name = "bwrap"
-    forks = False
+    forks = None
     """bwrap forbids the namespaces that a fork would make for itself."""
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -56,17 +54,7 @@ class BwrapSandbox:
             return (ROOT,)
         if shutil.which("bwrap") is None:
             return (NOT_INSTALLED,)
-        with tempfile.TemporaryDirectory(prefix="lorry-probe-") as folder:
-            name = f"probe-{os.path.basename(folder)}"
-            spec = SandboxSpec(container_id=name, argv=(), env=(), folder=folder, block_network=True)
-            try:
-                process = start_blocking(spec, self._isolation, self.limits)
-            except LaunchError as e:
-                return (f"{explain(e.text)} ({e})",)
-            except OSError as e:
-                return (f"a sandbox could not be prepared: {e}",)
-            process.end_blocking()
-        return ()
+        return probe(self._isolation, self.limits, lambda error: (f"{explain(error.text)} ({error})",))
 
     def missing(self, features: Iterable[Feature]) -> tuple[str, ...]:
         given = self.limits.features | {
@@ -84,9 +72,6 @@ class BwrapSandbox:
         if spec.template:
             raise InvalidError("the sandbox tier 'bwrap' cannot fork containers from templates: they start cold")
         return await start(spec, self._isolation, self.limits)
-
-    def prepare_fork(self, spec: SandboxSpec) -> NoReturn:
-        raise NotImplementedError
 
     def adopt(self, container_id: str, folder: str, pid: int, pid_started: int) -> RunningSandbox | None:
         return adopt(container_id, folder, pid, pid_started, pid_namespace=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PIECE = 1 << 16
+EINVAL = 22
 KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFREG: "file"}
 WRITE = {
     "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
@@ -27,8 +28,9 @@ def perform(verb: str, path: str, option: str) -> NoReturn:
     """`read`, `write` (option: w, x or a), `list`, `mkdir` (option: p for parents), `remove` (option: r for trees)."""
     try:
         VERBS[verb](path, option)
-    except OSError as e:
-        os.write(2, f"{e.errno or 0} {e.strerror}: {e.filename or path}".encode(errors="replace"))
+    except Exception as e:
+        number, text = getattr(e, "errno", 0) or 0, getattr(e, "strerror", "") or repr(e)
+        os.write(2, f"{number} {text}: {getattr(e, 'filename', '') or path}".encode(errors="replace"))
         os._exit(1)
     os._exit(0)
 
@@ -39,19 +41,31 @@ def copy(source: int, target: int) -> None:
             piece = piece[os.write(target, piece) :]
 
 
+def open_file(path: str, flags: int) -> int:
+    """Programs in here may have put a pipe there, which never opens, or a device, which never ends."""
+    fd = os.open(path, flags | os.O_NONBLOCK, 0o644)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(EINVAL, "It is no file but a device or a pipe", path)
+    return fd
+
+
 def read(path: str, _option: str) -> None:
-    copy(os.open(path, os.O_RDONLY), 1)
+    copy(open_file(path, os.O_RDONLY), 1)
 
 
 def write(path: str, option: str) -> None:
-    copy(0, os.open(path, WRITE[option], 0o644))
+    copy(0, open_file(path, WRITE[option]))
 
 
 def list_folder(path: str, _option: str) -> None:
     """For each entry kind, size, time and name, ended by a NUL: the one character that no name has."""
     data = b""
     for name in sorted(os.listdir(path)):
-        found = os.lstat(os.path.join(path, name))
+        try:
+            found = os.lstat(os.path.join(path, name))
+        except FileNotFoundError:  # removed meanwhile
+            continue
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "other")
         data += f"{kind} {found.st_size} {found.st_mtime} ".encode() + os.fsencode(name) + b"\0"
     while data:

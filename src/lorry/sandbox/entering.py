@@ -20,7 +20,8 @@ from lorry.sandbox.interface import Sandbox, SandboxProcess, SandboxSpec
 from lorry.sandbox.limits import Limits, NoLimits
 from lorry.sandbox.procfs import family, is_running
 from lorry.sandbox.records import read_group
-from lorry.sandbox.spawn import KEPT_ENVIRONMENT, SOURCE, LaunchError
+from lorry.sandbox.sealed import environment, interpreter
+from lorry.sandbox.spawn import SOURCE, LaunchError
 from lorry.sandbox.starting import USER_ERRNOS, USER_STEPS, limits_without_groups
 
 ENTER_SOURCE = SOURCE.replace("sandbox.launcher", "sandbox.enter")
@@ -85,12 +86,14 @@ def enter(sandbox: Sandbox, process: SandboxProcess, spec: SandboxSpec, command:
     far = [pipes[0][0], pipes[1][1], pipes[2][1]] if pipes else []
     try:
         config = _config(sandbox, process, spec, command, isolate, far)
+        seals = isolate and config["owner"] is None
         joiner = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", ENTER_SOURCE],
+            executable=interpreter(seals),
             stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             pass_fds=far,
-            env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
+            env=environment(seals),
             cwd="/",
             start_new_session=True,
         )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorry.sandbox import seccomp
+from lorry.sandbox.landlock import confine_signals
 from lorry.sandbox.mounts import BIND, NODEV, NOEXEC, NOSUID, PRIVATE, RDONLY, REC, Progress, at, libc, mount, must
 from lorry.sandbox.privileges import NEWIPC, NEWNS, NEWUSER, SET_DUMPABLE, drop_capabilities, map_ids
 from lorry.sandbox.rootfs import HOME, SHM, TMP, VAR_TMP
@@ -36,12 +37,16 @@ class ForkConfig:
 def become_container(config: ForkConfig, groups: Sequence[int]) -> None:
     """`groups`: open files of control groups to join, closed here. OSError when the kernel refuses a step; the
     process must end then."""
+    folder = f"{POOL}/{config.container_id}"
+    at("opening its outputs")
+    for number, name in enumerate(("out", "err"), 1):
+        fd = os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(fd, number)  # from now on the server can read what went wrong
+        os.close(fd)
     at("joining its control group")
     for fd in groups:
         os.write(fd, b"0")
         os.close(fd)
-    folder = f"{POOL}/{config.container_id}"
-    outputs = [os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC) for name in ("out", "err")]
     at("making namespaces")
     must(libc.unshare(NEWUSER | NEWNS | NEWIPC))
     map_ids("/proc/self", 0, 0)
@@ -59,11 +64,10 @@ def become_container(config: ForkConfig, groups: Sequence[int]) -> None:
     for which, limit in config.rlimits:
         resource.setrlimit(which, (limit, limit))
     os.setsid()
-    for number, fd in enumerate(outputs, 1):
-        os.dup2(fd, number)
-        os.close(fd)
     at(f"entering the working directory {config.cwd}")
     os.chdir(config.cwd)
+    at("confining its signals")
+    confine_signals()
     at("installing the filter of system calls")
     seccomp.install(seccomp.CONTAINER)
 

@@ -7,20 +7,17 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lorry.sandbox.cgroups import Group, remove_blocking
 from lorry.sandbox.interface import Exit, SandboxSpec
 from lorry.sandbox.limits import Limits
 from lorry.sandbox.procfs import family, is_running, start_of
-from lorry.sandbox.records import open_outputs, prepare_folder, read_record, write_group
+from lorry.sandbox.records import FORKED, open_outputs, prepare_folder, read_record, write_group
 from lorry.sandbox.running import KILL_ROUNDS, RunningSandbox
 from lorry.sandbox.spawn import open_pidfd
 from lorry.sandbox.starting import limits_without_groups
 
-MARK = "forked"
-"""File in the folder of such a container."""
 RECORD_ROUNDS, RECORD_PAUSE = 50, 0.01
 """Its template reaps it and writes the record a moment after the pidfd has fired."""
 
@@ -94,7 +91,7 @@ def _same(namespace: int, process: str) -> bool:
 
 @dataclass(slots=True, eq=False)
 class PreparedFork:
-    """A folder, a control group and outputs that wait for their process."""
+    """Files, which the caller moves into the template's pool, a control group and outputs: they wait for a process."""
 
     spec: SandboxSpec
     group: Group
@@ -112,7 +109,6 @@ class PreparedFork:
     def started(self, pid: int) -> ForkedSandbox:
         """`pid`: on the host. ProcessLookupError if it has ended."""
         pidfd = open_pidfd(pid)
-        Path(self.spec.folder, MARK).touch()
         return ForkedSandbox(
             container_id=self.spec.container_id,
             folder=self.spec.folder,
@@ -135,22 +131,30 @@ class PreparedFork:
         remove_blocking(self.group)
 
 
-def prepare_fork(spec: SandboxSpec, limits: Limits, owner: int | None) -> PreparedFork:
-    """Blocking, about a millisecond. Raises OSError; nothing is left then but files in the folder."""
-    prepare_folder(spec.folder, owner)
-    record = os.open(f"{spec.folder}/exit", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        if owner is not None:
-            os.fchown(record, owner, owner)
-            os.chmod(spec.folder, 0o711)  # noqa: S103 - the fork passes through it, as another user
-    finally:
-        os.close(record)
-    outputs = open_outputs(spec.folder)
-    try:
-        group = limits.make(spec)
-        write_group(spec.folder, group)
-    except BaseException:
-        for fd in outputs:
-            os.close(fd)
-        raise
-    return PreparedFork(spec, group, outputs, limits_without_groups(spec, limits, own_user_namespace=True))
+@dataclass(frozen=True, slots=True)
+class Forks:
+    """What the server prepares for a fork, and how the tier's limits and user hold for it."""
+
+    limits: Limits
+    owner: int | None
+
+    def prepare(self, spec: SandboxSpec) -> PreparedFork:
+        files = f"{spec.folder}/{FORKED}"
+        os.mkdir(files, 0o700)
+        prepare_folder(files, self.owner)
+        record = os.open(f"{files}/exit", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            if self.owner is not None:
+                os.fchown(record, self.owner, self.owner)
+                os.chmod(files, 0o711)  # noqa: S103 - the fork passes through it, as another user
+        finally:
+            os.close(record)
+        outputs = open_outputs(files)
+        try:
+            group = self.limits.make(spec)
+            write_group(spec.folder, group)
+        except BaseException:
+            for fd in outputs:
+                os.close(fd)
+            raise
+        return PreparedFork(spec, group, outputs, limits_without_groups(spec, self.limits, own_user_namespace=True))

@@ -12,6 +12,9 @@ sandbox makes
     out err       FIFOs: descriptors 1 and 2 of the program
     exit          how the program ended, written by the sandbox's own first process
     cgroup        the cgroup directories of this container, for whoever adopts it
+
+For a fork of a template all but the last lie in a folder `forked`, which the caller moves to where the template sees
+it, behind a link.
 """
 
 from __future__ import annotations
@@ -220,6 +223,13 @@ class PreparedFork(Protocol):
         ...
 
 
+class Forks(Protocol):
+    def prepare(self, spec: SandboxSpec) -> PreparedFork:
+        """What a fork of a template needs to be this container, blocking, about a millisecond. OSError when the machine
+        refuses; nothing is left then but files in the folder."""
+        ...
+
+
 class Sandbox(Protocol):
     """One tier of isolation."""
 
@@ -242,11 +252,9 @@ class Sandbox(Protocol):
         """
         ...
 
-    forks: bool
-    """Whether templates can fork containers in this tier; otherwise all start cold."""
-
-    def prepare_fork(self, spec: SandboxSpec) -> PreparedFork:
-        """What a fork of a template needs to be this container, blocking. OSError when the machine refuses."""
+    @property
+    def forks(self) -> Forks | None:
+        """How templates fork containers in this tier. None: all start cold."""
         ...
 
     def adopt(self, container_id: str, folder: str, pid: int, pid_started: int) -> SandboxProcess | None:

@@ -129,6 +129,13 @@ def _cgroup_mounts(mountinfo: str) -> Iterator[tuple[str, tuple[str, Path]]]:
                 yield name, place
 
 
+def is_group_of(path: Path, container_id: str) -> bool:
+    """Whether `make` may have made this group, here or in a server that was started elsewhere."""
+    points = [point for _, (_, point) in _cgroup_mounts(read(Path("/proc/self/mountinfo")))]
+    mounted = ".." not in path.parts and any(path.is_relative_to(point) for point in points)
+    return mounted and path.name == container_id and path.parent.name == PARENT
+
+
 def _own_groups(cgroup: str) -> dict[str, str]:
     """(controller, or "" for version 2) → this process's group."""
     found: dict[str, str] = {}

@@ -8,21 +8,22 @@ capability, and the host's network unless that is blocked. On the host it is nev
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorry.errors import InvalidError
 from lorry.sandbox.build_ids import build_ids
-from lorry.sandbox.forked import MARK, ForkedSandbox, PreparedFork, prepare_fork
+from lorry.sandbox.forked import ForkedSandbox, Forks
 from lorry.sandbox.interface import Feature, SandboxSpec
 from lorry.sandbox.limits import Limits, find_limits
+from lorry.sandbox.probe import probe
 from lorry.sandbox.procfs import total_memory_mib
+from lorry.sandbox.records import files_of
 from lorry.sandbox.rootfs import plan
 from lorry.sandbox.running import RunningSandbox, adopt
 from lorry.sandbox.spawn import LaunchError
-from lorry.sandbox.starting import Isolation, start, start_blocking
+from lorry.sandbox.starting import Isolation, start
 
 SANDBOX_UID = 65533
 """Host uid and gid of everything that a server running as root starts. Not 65534: `nobody` owns daemons, and
@@ -49,24 +50,14 @@ def _is_mapped(table: str) -> bool:
 
 class NamespaceSandbox:
     name = "namespaces"
-    forks = True
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or find_limits()
         self.owner = sandbox_owner()
+        self.forks = Forks(self.limits, self.owner)
 
     def check(self) -> tuple[str, ...]:
-        with tempfile.TemporaryDirectory(prefix="lorry-probe-") as folder:
-            name = f"probe-{os.path.basename(folder)}"
-            spec = SandboxSpec(container_id=name, argv=(), env=(), folder=folder, block_network=True)
-            try:
-                process = start_blocking(spec, self._isolation, self.limits)
-            except LaunchError as e:
-                return causes(e, read_facts())
-            except OSError as e:
-                return (f"a sandbox could not be prepared: {e}",)
-            process.end_blocking()
-        return ()
+        return probe(self._isolation, self.limits, lambda error: causes(error, read_facts()))
 
     def missing(self, features: Iterable[Feature]) -> tuple[str, ...]:
         given = self.limits.features | {
@@ -83,11 +74,8 @@ class NamespaceSandbox:
             raise InvalidError("; ".join(problems))
         return await start(spec, self._isolation, self.limits)
 
-    def prepare_fork(self, spec: SandboxSpec) -> PreparedFork:
-        return prepare_fork(spec, self.limits, self.owner)
-
     def adopt(self, container_id: str, folder: str, pid: int, pid_started: int) -> RunningSandbox | None:
-        forked = os.path.exists(os.path.join(folder, MARK))
+        forked = files_of(folder) != folder
         kind = ForkedSandbox if forked else RunningSandbox
         return adopt(container_id, folder, pid, pid_started, pid_namespace=not forked, kind=kind)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import NoReturn
 
 from lorry.errors import InvalidError
 from lorry.sandbox.interface import Feature, SandboxSpec
@@ -33,7 +32,7 @@ WHY = {
 
 class ProcessSandbox:
     name = "process"
-    forks = False
+    forks = None
     """A fork without walls of its own could not be told from its template."""
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -54,9 +53,6 @@ class ProcessSandbox:
         if problems := self.missing(spec.features()):
             raise InvalidError("; ".join(problems))
         return await start(spec, _isolation, self.limits)
-
-    def prepare_fork(self, spec: SandboxSpec) -> NoReturn:
-        raise NotImplementedError
 
     def adopt(self, container_id: str, folder: str, pid: int, pid_started: int) -> RunningSandbox | None:
         return adopt(container_id, folder, pid, pid_started, pid_namespace=False)

@@ -1,18 +1,30 @@
-"""What a sandbox leaves in its container's folder for this server or the next one."""
+"""What a sandbox leaves in its container's folder for this server or the next one.
+
+What a template forks has its files elsewhere: home, tmp, out, err and exit lie where the template can write, and the
+container's folder, with what the server believes, has a link to them. Whoever can write there may replace any of them
+by something else, so links in there are not followed, and what `exit` says is checked.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-from contextlib import suppress
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorry.sandbox.cgroups import Group, NoGroup, open_group
 from lorry.sandbox.interface import SIGNAL_BASE, Exit
+from lorry.sandbox.limits import is_group_of
 
 OUTPUTS = ("out", "err")
+FORKED = "forked"
+"""In the folder of a container that a template has forked: its files, moved to the template's pool behind a link."""
+LONGEST_RECORD = 256
+"""Bytes."""
+MOST = 2**53
+"""Of KiB and seconds in a record: what every reader of them can hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +36,14 @@ class ExitRecord:
     peak_kib: int
     """Largest resident size of any one process."""
     cpu_seconds: float
+
+
+def files_of(folder: str) -> str:
+    """Where the files of the container with this folder lie."""
+    try:
+        return os.readlink(f"{folder}/{FORKED}")
+    except OSError:
+        return folder
 
 
 def prepare_folder(folder: str, owner: int | None) -> None:
@@ -39,8 +59,26 @@ def prepare_folder(folder: str, owner: int | None) -> None:
 
 
 def open_outputs(folder: str) -> tuple[int, int]:
-    out, err = (os.open(f"{folder}/{name}", os.O_RDONLY | os.O_NONBLOCK) for name in OUTPUTS)
-    return out, err
+    """Of a folder with files. Raises OSError."""
+    out = _open_own(folder, OUTPUTS[0], stat.S_IFIFO)
+    try:
+        return out, _open_own(folder, OUTPUTS[1], stat.S_IFIFO)
+    except OSError:
+        os.close(out)
+        raise
+
+
+def _open_own(folder: str, name: str, kind: int) -> int:
+    """For reading: what was put there, and nothing that somebody has put in its place. Raises OSError."""
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    finally:
+        os.close(parent)
+    if stat.S_IFMT(os.fstat(fd).st_mode) == kind:
+        return fd
+    os.close(fd)
+    raise OSError(f"{name} in {folder} is not what was put there")
 
 
 def write_group(folder: str, group: Group) -> None:
@@ -48,18 +86,30 @@ def write_group(folder: str, group: Group) -> None:
 
 
 def read_group(folder: str) -> Group:
+    """None that is not this container's own, whatever the record says: all processes of it may be killed."""
     try:
-        return open_group(json.loads(Path(folder, "cgroup").read_text()))
-    except (OSError, ValueError):
+        directories = dict(json.loads(Path(folder, "cgroup").read_text()))
+        own = all(is_group_of(Path(path), os.path.basename(folder)) for path in directories.values())
+    except (OSError, ValueError, TypeError):
         return NoGroup()
+    return open_group(directories) if own else NoGroup()
 
 
 def read_record(folder: str) -> ExitRecord | None:
     """None: the sandbox has not ended, or was killed as a whole."""
-    with suppress(OSError, ValueError):
-        code, peak, cpu = Path(folder, "exit").read_text().split()
-        return ExitRecord(code=int(code), peak_kib=int(peak), cpu_seconds=float(cpu))
-    return None
+    try:
+        fd = _open_own(files_of(folder), "exit", stat.S_IFREG)
+    except OSError:
+        return None
+    try:
+        code, peak, cpu = os.read(fd, LONGEST_RECORD).split()
+        record = ExitRecord(code=int(code), peak_kib=int(peak), cpu_seconds=float(cpu))
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(fd)
+    likely = -64 <= record.code <= 255 and 0 <= record.peak_kib < MOST and 0 <= record.cpu_seconds < MOST
+    return record if likely else None
 
 
 def read_exit(folder: str) -> Exit | None:

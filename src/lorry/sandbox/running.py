@@ -10,7 +10,7 @@ from contextlib import suppress
 from lorry.sandbox.cgroups import REMOVE_PAUSE, REMOVE_ROUNDS, Group, remove_blocking
 from lorry.sandbox.interface import Exit, Usage
 from lorry.sandbox.procfs import family, is_running
-from lorry.sandbox.records import UNKNOWN_END, make_exit, open_outputs, read_group, read_record
+from lorry.sandbox.records import UNKNOWN_END, files_of, make_exit, open_outputs, read_group, read_record
 from lorry.sandbox.spawn import end_blocking, open_pidfd, reap
 
 MIB = 1 << 20
@@ -160,14 +160,20 @@ def adopt(
     pid_namespace: bool,
     kind: type[RunningSandbox] = RunningSandbox,
 ) -> RunningSandbox | None:
-    """Takes over a sandbox by its first process. None, and its control group is removed, if that has
-    ended."""
+    """Takes over a sandbox by its first process. None, and its control group is removed, if that has ended, or
+    nobody can hear it any more: then it is killed."""
     group = read_group(folder)
     pidfd = None
     with suppress(ProcessLookupError):
         pidfd = open_pidfd(pid)
     # Only now, with the descriptor held, does the comparison say something about the process that it names.
-    if not is_running(pid, pid_started):
+    running = is_running(pid, pid_started)
+    outputs = None
+    with suppress(OSError):  # what a module does at its import may take them away: see `records`
+        outputs = open_outputs(files_of(folder)) if running else None
+    if outputs is None:
+        if running:
+            os.kill(pid, signal.SIGKILL)
         if pidfd is not None:
             os.close(pidfd)
         group.kill()
@@ -180,6 +186,6 @@ def adopt(
         pid_started=pid_started,
         pidfd=pidfd,
         group=group,
-        outputs=open_outputs(folder),
+        outputs=outputs,
         pid_namespace=pid_namespace,
     )

@@ -7,6 +7,7 @@ import subprocess
 from contextlib import suppress
 
 from lorry.sandbox.procfs import family
+from lorry.sandbox.records import files_of
 
 FOLDERS = ("home", "tmp")
 TIMEOUT = 60.0
@@ -23,9 +24,9 @@ def scratch_mib(folder: str, pid: int) -> int:
 
 
 def _named(folder: str) -> int:
-    command = ["du", "-skx", *FOLDERS]
+    command, where = ["du", "-skx", *FOLDERS], files_of(folder)
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
     sizes = (line.partition("\t")[0] for line in done.stdout.splitlines())

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TypedDict
 
+from lorry.sandbox.sealed import environment, interpreter
+
 SOURCE = f"""
 import sys
 sys.path.append({os.path.dirname(os.path.dirname(os.path.abspath(__file__)))!r})
@@ -20,9 +22,6 @@ main()
 """Imported, not run as a script: a script is compiled anew at each start. `sandbox` alone, without `lorry`,
 whose own `__init__` is the SDK; so this folder's `__init__.py` stays empty and the launcher's imports
 relative."""
-
-KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""What an interpreter may need to find its own libpython. The program gets nothing of it."""
 
 
 class LaunchConfig(TypedDict):
@@ -80,12 +79,14 @@ def open_pidfd(pid: int) -> int | None:
 def launch(config: LaunchConfig) -> Launched:
     """Returns when the program has been executed. Raises LaunchError; then nothing of it runs any more."""
     data = marshal.dumps(dict(config))
+    seals = config["isolate"] and config["owner"] is None
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", SOURCE],
+        executable=interpreter(seals),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
+        env=environment(seals),
         cwd="/",
         start_new_session=True,  # a Ctrl-C at the server's terminal is not for its containers
     ) as launcher:

@@ -11,8 +11,8 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from lorry.sdk import channel as blocking
 from lorry.sdk.channel import CallIds, greeting
+from lorry.sdk.connecting import connect
 from lorry.sdk.generator import Reader, lost_generator
 from lorry.sdk.patience import Patience
 from lorry.sdk.steps import Answer, Ask, Send, Steps
@@ -223,7 +223,7 @@ class AsyncChannel:
 
 async def _connected() -> socket.socket:
     """Connecting may start a server and take seconds: in a thread. One that nobody waits for any more is closed."""
-    connecting = asyncio.ensure_future(asyncio.to_thread(blocking.connect))
+    connecting = asyncio.ensure_future(asyncio.to_thread(connect))
     try:
         return await asyncio.shield(connecting)
     except asyncio.CancelledError:

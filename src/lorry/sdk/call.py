@@ -42,9 +42,8 @@ class FunctionCall:
         `index`: of which input, for a `spawn_map`. Raises the builtin TimeoutError when it is not ready in time,
         OutputExpiredError when it is not kept any more, CallCancelledError, or what the function raised."""
         chunk, offset = yield from self._locate(index)
-        reply = yield Ask(
-            "call_result", {"call": self.object_id, "chunk": chunk, "index": offset, "wait": timeout}, wants_result=True
-        )
+        params = {"call": self.object_id, "chunk": chunk, "index": offset, "wait": timeout}
+        reply = yield Ask("call_result", params)
         if not isinstance(reply, Answer):
             raise errors.TimeoutError(f"{self.object_id} has no result after {timeout or 0:g} s")
         return _pick(reply, offset)

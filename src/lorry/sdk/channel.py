@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lorry import __version__, config, errors
+from lorry import __version__, errors
 from lorry.sdk import display, start_server
+from lorry.sdk.connecting import connect, silent_server
 from lorry.sdk.patience import Patience
 from lorry.sdk.steps import Answer, Ask, Send, Steps
-from lorry.timeouts import CONNECT_POLL, RECONNECT, SERVER_START
+from lorry.timeouts import SERVER_START
 from lorry.wire import identity
 from lorry.wire.control import Assembler, encode, raise_error
 from lorry.wire.endpoint import Endpoint, Frame, Message, receive, send
@@ -60,58 +61,6 @@ class CallIds:
 
     def next(self) -> bytes:
         return self._prefix + next(self._numbers).to_bytes(8, "big")
-
-
-def connect(settings: config.Settings | None = None, *, may_start: bool = True) -> socket.socket:
-    """A connected socket; starts the embedded server if there is none. ConnectionError says why not."""
-    if identity.container is not None:
-        return _connect_to(identity.container.socket_path, time.monotonic() + RECONNECT)
-    settings = settings or config.resolve()
-    path = str(settings.client_socket)
-    try:
-        return _connect_once(path)
-    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        if not may_start:
-            raise errors.ConnectionError("no Lorry server is running; `lorry server start` starts one") from None
-    keeper = start_server.start(settings)
-    deadline = time.monotonic() + SERVER_START
-    while True:
-        try:
-            return _connect_once(path)
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            ended = keeper.poll()
-            if time.monotonic() > deadline or (ended is not None and ended != 0):
-                tail = start_server.log_tail(settings)
-                raise errors.ConnectionError(
-                    f"the Lorry server did not start. The end of {settings.state_dir}/server.log:\n{tail}"
-                ) from None
-            time.sleep(CONNECT_POLL)
-
-
-def _connect_to(path: str, deadline: float) -> socket.socket:
-    while True:
-        try:
-            return _connect_once(path)
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            if time.monotonic() > deadline:
-                raise errors.ConnectionError(f"the server at {path} did not come back") from None
-            time.sleep(CONNECT_POLL)
-
-
-def _connect_once(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _silent_server() -> str:
-    settings = config.resolve()
-    tail = start_server.log_tail(settings)
-    return f"the Lorry server did not start. The end of {settings.state_dir}/server.log:\n{tail}"
 
 
 _said: set[str] = set()
@@ -177,7 +126,7 @@ class Channel:
                 except (ConnectionError, TimeoutError):  # the worker died before its answer, or keeps dying
                     self.close()
                     if time.monotonic() > deadline or start_server.has_failed():
-                        raise errors.ConnectionError(_silent_server()) from None
+                        raise silent_server() from None
                 except BaseException:  # refused, or Ctrl-C: a connection without a greeting is none
                     self.close()
                     raise
@@ -223,12 +172,9 @@ class Channel:
     # Steps
 
     def ask(self, method: str, params: dict[str, Any], on_event: Callable[[Any], None] | None = None) -> Any:
-        """A request and its reply; asked again if the server was lost meanwhile (requests are idempotent)."""
+        """A request and its reply, or the RESULT frame that answers it (an Answer). Asked again if the server was lost
+        meanwhile."""
         return self._retrying(lambda: self._ask_once(method, params, on_event))
-
-    def ask_result(self, method: str, params: dict[str, Any]) -> Any:
-        """A request that is answered by a reply or by a RESULT frame (then an Answer)."""
-        return self._retrying(lambda: self._ask_once(method, params, None))
 
     def _retrying(self, attempt: Callable[[], Any]) -> Any:
         patience = Patience()
@@ -243,9 +189,7 @@ class Channel:
 
     def _ask_once(self, method: str, params: dict[str, Any], on_event: Callable[[Any], None] | None) -> Any:
         assert self.sock is not None
-        number = next(self._numbers)
-        for buffers in encode(Kind.REQUEST, number, {"method": method, "params": params}):
-            self.sock.send(buffers)
+        number = self._send_request(self.sock, method, params)
         while True:
             frame = self._receive()
             if frame.number != number or frame.kind not in (Kind.REPLY, Kind.EVENT, Kind.RESULT):
@@ -264,6 +208,13 @@ class Channel:
                 raise_error(body)
             return body
 
+    def _send_request(self, sock: socket.socket, method: str, params: dict[str, Any]) -> int:
+        """Its number, which the answers bear."""
+        number = next(self._numbers)
+        for frame in encode(Kind.REQUEST, number, {"method": method, "params": params}):
+            sock.send(frame)
+        return number
+
     def follow(
         self,
         method: str,
@@ -274,9 +225,7 @@ class Channel:
     ) -> None:
         """A subscription: events until `ended` is set by one of them. ConnectionError when the server is lost."""
         sock = self.open()
-        number = next(self._numbers)
-        for buffers in encode(Kind.REQUEST, number, {"method": method, "params": params}):
-            sock.send(buffers)
+        number = self._send_request(sock, method, params)
         while not ended.is_set():
             self.busy = False
             readable(sock, None)
@@ -394,6 +343,4 @@ def drive(steps: Steps[R]) -> R:
 
 
 def _ask(channel: Channel, step: Ask) -> Any:
-    if step.wants_result:
-        return channel.ask_result(step.method, step.params)
     return channel.ask(step.method, step.params, step.on_event)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from lorry.errors import InvalidError, ResourceError
+from lorry.errors import InvalidError, NotFoundError, ResourceError
 from lorry.sdk.steps import Ask, Steps, twin
 
 UNREAD = 64 << 20
@@ -38,10 +38,10 @@ class _Received:
         reply = yield Ask("exec_read", {"exec_id": self.exec_id, "offsets": offsets})
         with self._lock:
             for other, (text, end) in reply.items():
-                data = base64.b64decode(text)[self._offsets[other] - offsets[other] :]
-                self._kept[other] += data
-                self._offsets[other] += len(data)
-                if end and offsets[other] + len(base64.b64decode(text)) <= self._offsets[other]:
+                data = base64.b64decode(text)
+                self._kept[other] += data[self._offsets[other] - offsets[other] :]
+                self._offsets[other] = max(self._offsets[other], offsets[other] + len(data))
+                if end:
                     self._open.discard(other)
 
     def is_open(self, name: str) -> bool:
@@ -62,9 +62,9 @@ class _Received:
             kept = self._kept[name]
             end = kept.find(b"\n", 0, LONGEST_LINE) + 1
             if not end:
-                end = min(len(kept), LONGEST_LINE)
-                if end < LONGEST_LINE and self.is_open(name):
+                if len(kept) <= LONGEST_LINE and self.is_open(name):
                     return None
+                end = _whole_characters(kept, LONGEST_LINE)
             line = bytes(kept[:end])
             del kept[:end]
         return line
@@ -82,6 +82,14 @@ class _Received:
                 yield from self.fetch(name)
                 return True
         return False
+
+
+def _whole_characters(data: bytearray, most: int) -> int:
+    """How many of at most so many bytes are whole characters of UTF-8; all of them where it is something else."""
+    for end in range(most, most - 4, -1):
+        if end >= len(data) or data[end] & 0xC0 != 0x80:
+            return min(end, len(data))
+    return most
 
 
 class StreamReader:
@@ -141,6 +149,7 @@ class StreamWriter:
         self._exec_id = exec_id
         self._kept = bytearray()
         self._end = False
+        self._ended = False
 
     def write(self, data: str | bytes | bytearray | memoryview) -> None:
         """Keeps it for the next `drain()`."""
@@ -154,14 +163,17 @@ class StreamWriter:
 
     def _drain(self) -> Steps[None]:
         """Sends what was written, and returns when the program, or the pipe before it, has taken it."""
-        while self._kept or self._end:
+        while self._kept or (self._end and not self._ended):
             piece = bytes(self._kept[:WRITE_PIECE])
             del self._kept[:WRITE_PIECE]
             last = self._end and not self._kept
             params = {"exec_id": self._exec_id, "data": base64.b64encode(piece).decode(), "end": last}
-            yield Ask("exec_write", params)
-            if last:
-                return
+            try:
+                yield Ask("exec_write", params)
+            except NotFoundError:
+                if piece:
+                    raise
+            self._ended = last
 
     drain = twin(_drain)
 
@@ -225,7 +237,7 @@ class ContainerProcess:
 
 
 def start_program(container_id: str, argv: tuple[str, ...], options: dict[str, Any]) -> Steps[ContainerProcess]:
-    """`options`: env, workdir, timeout, terminal (rows and columns, or None), text."""
+    """`options`: env, secrets (ids), workdir, timeout, terminal (rows and columns, or None), text."""
     text = options.pop("text", True)
     reply = yield Ask("exec_start", {"container_id": container_id, "argv": list(argv), **options})
     return ContainerProcess(reply["exec_id"], text=text, pty=options.get("terminal") is not None)

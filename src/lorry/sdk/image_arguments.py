@@ -144,6 +144,11 @@ def archive_digest(path: str) -> str:
     """Reads the archive's metadata; raises InvalidError if it is none."""
     from lorry.images.archive import read_archive
 
+    if os.path.isdir(path):
+        raise InvalidError(
+            f"Image.from_oci_archive: {path!r} is a folder. If it is an OCI layout, `tar -C {path} -cf image.tar .` "
+            "makes an archive of it."
+        )
     if not os.path.isfile(path):
         raise InvalidError(f"Image.from_oci_archive: there is no file {path!r}.")
     return read_archive(path).digest

@@ -18,6 +18,7 @@ from lorry.model.image import BuildStep, ImageFile, StepKind
 from lorry.sdk import image_arguments as check
 from lorry.sdk.image_function import content_key, pickled
 from lorry.sdk.local_files import AddedDir, AddedFile, AddedModule
+from lorry.sdk.requirements import locked_text
 from lorry.sdk.secret import Secret
 
 Added = AddedFile | AddedDir | AddedModule
@@ -103,7 +104,7 @@ class Project:
         done = subprocess.run([_uv(), *words], cwd=path, capture_output=True, text=True, env=environ, check=False)
         if done.returncode:
             raise InvalidError(f"Image.uv_sync: `uv {' '.join(words)}` failed in {path}:\n{done.stderr.strip()}")
-        return done.stdout
+        return locked_text(done.stdout, path, "Image.uv_sync")
 
 
 _temporary: list[Path] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,6 +58,11 @@ def requirements_text(path: str | Path) -> str:
     return "\n".join(lines)
 
 
+def locked_text(text: str, folder: Path, origin: str) -> str:
+    """What `uv export` wrote for the project in `folder`."""
+    return "\n".join(_resolve_line(line, folder, origin) for line in _logical_lines(text))
+
+
 def _collect(path: Path, lines: list[str], including: tuple[Path, ...]) -> None:
     path = path.absolute()
     if path in including:
@@ -65,13 +71,17 @@ def _collect(path: Path, lines: list[str], including: tuple[Path, ...]) -> None:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidError(f"The requirements file {path} cannot be read: {error.strerror}.") from error
-    for line in text.replace("\\\n", " ").splitlines():
-        if not (line := _COMMENT.sub("", line).strip()):
-            continue
+    for line in _logical_lines(text):
         if include := _INCLUDE.fullmatch(line):
             _collect(path.parent / include["path"], lines, (*including, path))
         else:
             lines.append(_resolve_line(line, path.parent, str(path)))
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    for line in text.replace("\\\n", " ").splitlines():
+        if line := _COMMENT.sub("", line).strip():
+            yield line
 
 
 def _resolve_line(line: str, folder: Path, origin: str) -> str:

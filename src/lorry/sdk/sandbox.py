@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lorry import errors
 from lorry.ids import new_id
@@ -15,7 +15,7 @@ from lorry.sdk import option_checks as check
 from lorry.sdk import options as opt
 from lorry.sdk import sandbox_files as files
 from lorry.sdk.build_spec import secret_ids, volume_mounts
-from lorry.sdk.container_process import ContainerProcess, start_program
+from lorry.sdk.container_process import ContainerProcess, StreamWriter, start_program
 from lorry.sdk.launch import prepare_image
 from lorry.sdk.sandbox_files import SandboxFile, SandboxFileEntry
 from lorry.sdk.steps import Ask, BoundTwin, Steps, twin
@@ -23,7 +23,9 @@ from lorry.wire.codec import to_json
 
 if TYPE_CHECKING:
     from lorry.sdk.app import App
+    from lorry.sdk.secret import Secret
 
+_Started = TypeVar("_Started")
 SLEEPER = ("sleep", "infinity")
 """The program of a sandbox that only others are started in."""
 OPTIONS = frozenset(
@@ -36,6 +38,8 @@ TERMINAL = (24, 80)
 TERMINATED, TIMED_OUT = 137, 124
 LOG_POLL = 0.25
 """Seconds between looks at the log of a sandbox that runs."""
+_Place = dict[str, int]
+"""How far a reader of a log is, as the server gave it."""
 
 
 class Sandbox:
@@ -70,21 +74,47 @@ class Sandbox:
         timeout: float | str | None = None,
         workdir: str | None = None,
         env: Mapping[str, str] | None = None,
+        secrets: Sequence[Secret] = (),
         text: bool = True,
+        bufsize: int = -1,
         pty: bool = False,
     ) -> Steps[ContainerProcess]:
         """Start a program in it, and return once it is executed. Options: `timeout`, after which it is killed with exit
-        code 124; `env`, beside the sandbox's own; `text=False` for streams of bytes; `pty` for a terminal."""
+        code 124; `env` and `secrets`, beside the sandbox's own; `text=False` for streams of bytes; `pty` for a
+        terminal. `bufsize` is -1, or 1 with `text`: iteration gives lines either way."""
+        if bufsize not in (-1, 1) or (bufsize == 1 and not text):
+            raise errors.InvalidError(f"bufsize is -1, or 1 with text=True, not {bufsize!r}: output is given by lines")
+        words = _words(args)
+        check.check_secrets(secrets)
         options = {
+            "secrets": (yield from secret_ids(secrets)),
             "timeout": None if timeout is None else opt.seconds(timeout, "timeout"),
             "workdir": workdir,
             "env": ({"TERM": "xterm-256color"} if pty else {}) | opt.texts(env or {}, "env"),
             "terminal": TERMINAL if pty else None,
             "text": text,
         }
-        return (yield from start_program(self._id, _words(args), options))
+        return (yield from _hinting(args, start_program(self._id, words, options)))
 
     exec = twin(_exec)
+
+    @property
+    def stdin(self) -> StreamWriter:
+        """Of a program that `exec` has started only."""
+        raise errors.InvalidError(
+            "the sandbox's own program has no stdin, since it outlives whoever would write there: start the program "
+            "with exec(), whose process has .stdin"
+        )
+
+    def _tunnels(self, timeout: float = 50) -> Steps[dict[int, Any]]:
+        """Not there yet."""
+        raise errors.InvalidError(
+            "tunnels come with a later version of Lorry. A sandbox shares this machine's network unless "
+            "block_network=True: connect to the port that its program listens on at 127.0.0.1"
+        )
+        yield
+
+    tunnels = twin(_tunnels)
 
     # Its life
 
@@ -182,6 +212,18 @@ def _words(args: Sequence[str]) -> tuple[str, ...]:
     return tuple(args)
 
 
+def _hinting(args: Sequence[str], started: Steps[_Started]) -> Steps[_Started]:
+    """A whole line in place of its words is what everybody writes once."""
+    try:
+        return (yield from started)
+    except errors.InvalidError as wrong:
+        if args and " " in args[0] and "executing" in str(wrong):
+            words = ", ".join(f'"{word}"' for word in args[0].split())
+            hint = f'one word per argument: ({words}), or a line for a shell: ("sh", "-c", "{args[0]}")'
+            raise errors.InvalidError(f"{str(wrong).rstrip('.')}. Give {hint}") from None
+        raise
+
+
 def _create(*args: str, app: App | None = None, **options: Any) -> Steps[Sandbox]:
     """A container that runs a program (without one, it waits for `exec`), returned once that is executed.
 
@@ -192,7 +234,7 @@ def _create(*args: str, app: App | None = None, **options: Any) -> Steps[Sandbox
         options["image"] = app._image
     spec = yield from sandbox_spec(_words(args) if args else SLEEPER, options)
     running = (app.app_id or app.deployed_id) if app else None
-    return (yield from start_sandbox(spec, running, (app.name if app else None) or UNNAMED))
+    return (yield from _hinting(args, start_sandbox(spec, running, (app.name if app else None) or UNNAMED)))
 
 
 def sandbox_spec(command: tuple[str, ...], options: Mapping[str, Any]) -> Steps[FunctionSpec]:
@@ -270,34 +312,48 @@ class _Log:
         self._sandbox = sandbox
         self._stream = stream
 
-    def _lines_after(self, seen: int, seconds: float | None) -> Steps[tuple[Sequence[str], bool]]:
-        """New lines, and whether these are the last; waits so long for its end first."""
+    def _look(self, place: _Place, seconds: float | None) -> Steps[tuple[Sequence[str], _Place | None, float]]:
+        """The next lines, the place behind them (None: these were the last), and how long to wait before the next look.
+        Waits `seconds` for its end first."""
         yield from self._sandbox._ask_code(seconds)
         ended = self._sandbox._code is not None
-        reply = yield Ask("sandbox_log", {"sandbox_id": self._sandbox.object_id, "stream": self._stream, "after": seen})
-        return reply["lines"], ended
+        asked = {"sandbox_id": self._sandbox.object_id, "stream": self._stream, **place}
+        reply = yield Ask("sandbox_log", asked)
+        if reply["lost"]:
+            warnings.warn(
+                f"{self._sandbox.object_id} has printed more than is kept: the newest output of its app, as much as "
+                "`lorry config` says with log_limit. For programs that print a lot use exec(), whose output waits",
+                UserWarning,
+                stacklevel=2,
+            )
+        place = {"file": reply["file"], "offset": reply["offset"]}
+        return reply["lines"], None if ended and reply["end"] else place, LOG_POLL if reply["end"] else 0.0
 
-    _lines = twin(_lines_after)
+    _lines = twin(_look)
 
     def _read(self) -> Steps[str]:
         """All of it, once it has ended."""
-        lines, _ = yield from self._lines_after(0, None)
-        return "".join(f"{line}\n" for line in lines)
+        pieces: list[str] = []
+        place: _Place | None = {}
+        while place is not None:
+            lines, place, _ = yield from self._look(place, None)
+            pieces += lines
+        return "".join(pieces)
 
     read = twin(_read)
 
     def __iter__(self) -> Iterator[str]:
         """Lines as they come."""
-        seen, ended = 0, False
-        while not ended:
-            lines, ended = self._lines(seen, LOG_POLL)
-            seen += len(lines)
-            yield from (f"{line}\n" for line in lines)
+        place: _Place | None = {}
+        pause = 0.0
+        while place is not None:
+            lines, place, pause = self._lines(place, pause)
+            yield from lines
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        seen, ended = 0, False
-        while not ended:
-            lines, ended = await self._lines.aio(seen, LOG_POLL)
-            seen += len(lines)
+        place: _Place | None = {}
+        pause = 0.0
+        while place is not None:
+            lines, place, pause = await self._lines.aio(place, pause)
             for line in lines:
-                yield f"{line}\n"
+                yield line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,7 +31,8 @@ class SandboxFileEntry:
 
 
 def _start(sandbox_id: str, verb: str, path: str, option: str = "") -> Steps[ContainerProcess]:
-    if not path.startswith("/"):
+    path = os.fspath(path)
+    if not path.startswith("/") or "\0" in path:
         raise InvalidError(f"a path in a sandbox is absolute, such as /tmp/data; {path!r} is not")
     params = {"container_id": sandbox_id, "file": [verb, path, option], "workdir": "/"}
     reply = yield Ask("exec_start", params)
@@ -88,6 +90,8 @@ class SandboxFile:
         self._path = path
         self._verb, self._option = MODES[kind]
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - open until `close`
+        # Counts characters, and never gives half of one.
+        self._reader: IO[Any] = self._file if binary else io.TextIOWrapper(self._file, "utf-8", newline="\n")
         self._binary = binary
         self._made = False
         self._closed = False
@@ -109,15 +113,13 @@ class SandboxFile:
         self._file.seek(0)
 
     def read(self, size: int = -1) -> Any:
-        """Characters, or bytes in a binary mode; `size` counts bytes."""
+        """Text, or bytes in a binary mode; at most `size` characters or bytes."""
         self._check("read")
-        data = self._file.read(size)
-        return data if self._binary else data.decode()
+        return self._reader.read(size)
 
     def readline(self) -> Any:
         self._check("read")
-        line = self._file.readline()
-        return line if self._binary else line.decode()
+        return self._reader.readline()
 
     def readlines(self) -> list[Any]:
         return list(self)
@@ -128,7 +130,7 @@ class SandboxFile:
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> None:
         self._check("read")
-        self._file.seek(offset, whence)
+        self._reader.seek(offset, whence)
 
     def write(self, data: str | bytes) -> None:
         self._check("write")

@@ -22,14 +22,13 @@ S = TypeVar("S")
 
 
 class Ask(NamedTuple):
-    """A request to the API; the step's value is the reply, or its error is raised there."""
+    """A request to the API. The step's value is the reply, or an Answer where a RESULT frame comes instead; a failed
+    reply is raised there."""
 
     method: str
     params: dict[str, Any]
     on_event: Callable[[Any], None] | None = None
     """Gets the EVENTs that come before the reply."""
-    wants_result: bool = False
-    """The answer may be a RESULT frame instead of a reply; the step's value is then an Answer."""
 
 
 class Send(NamedTuple):

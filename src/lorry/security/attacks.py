@@ -18,7 +18,9 @@ PROGRAMS = Path(__file__).parent / "programs"
 HERE = "process"
 """The tier that separates lives, not rights: where attacks prove that they work."""
 SUCCEEDED, CANNOT = "succeeded", "cannot"
-"""How the line of an attack begins that has succeeded, or that this machine gives no chance in any tier."""
+"""How the line of an attack begins that has succeeded, or that had no chance to try."""
+FORKING = frozenset({"namespaces"})
+"""Tiers whose containers are forks of templates; in the others siblings are neighbours."""
 EVERYWHERE = frozenset({"namespaces", "bwrap", HERE})
 
 
@@ -38,11 +40,15 @@ class Attack:
     """A file of `programs`, without its ending."""
     target: str = ""
     """What of the ground it is told of; see `ground.py`."""
+    script: bool = False
+    """It is executed as a script, by the interpreter that its first line names: whoever executes it."""
     block_network: bool = False
     limited_by: Feature | None = None
     """Control groups stop it where they give this; without them it is soft."""
     watched: bool = False
     """No wall stops it, the server's watch ends it: soft."""
+    scoped: bool = False
+    """In a fork of a template only Landlock stops it, where the kernel has that."""
     open_in: frozenset[str] = frozenset()
     """Tiers that do not stop it, by design; `note` says why."""
     root_only: bool = False
@@ -51,12 +57,13 @@ class Attack:
     """Why it cannot succeed in the tier `process` either."""
     note: str = ""
 
-    def expected(self, tier: str, *, groups: frozenset[Feature], root: bool) -> Verdict:
+    def expected(self, tier: str, *, groups: frozenset[Feature], root: bool, scopes: bool = True) -> Verdict:
+        """`groups`: what control groups limit; `scopes`: the kernel confines signals."""
         if tier == HERE:
             if self.cannot or (self.root_only and not root):
                 return Verdict.STOPPED
             return Verdict.SOFT if self.watched else Verdict.NOT_STOPPED
-        if tier in self.open_in:
+        if tier in self.open_in or (self.scoped and tier in FORKING and not scopes):
             return Verdict.NOT_STOPPED
         if self.watched or (self.limited_by is not None and self.limited_by not in groups):
             return Verdict.SOFT
@@ -66,7 +73,7 @@ class Attack:
         """What a run has shown. `line`: its own word; `groups`: what control groups limit on this machine."""
         if line.startswith(SUCCEEDED):
             return Verdict.SOFT if self.watched else Verdict.NOT_STOPPED
-        if tier == HERE and line.startswith(CANNOT):
+        if line.startswith(CANNOT):
             return Verdict.UNKNOWN
         soft = tier != HERE and self.limited_by is not None and self.limited_by not in groups
         return Verdict.SOFT if soft else Verdict.STOPPED
@@ -81,10 +88,22 @@ ATTACKS = (
     Attack(name="read another function's memory", program="read_memory", target="neighbour"),
     Attack(name="trace a neighbour (ptrace)", program="trace", target="neighbour"),
     Attack(name="kill a neighbour", program="signal_neighbour", target="neighbour"),
+    Attack(name="read a sibling's memory", program="read_memory", target="sibling"),
+    Attack(
+        name="kill a sibling or their template",
+        program="signal_neighbour",
+        target="sibling",
+        scoped=True,
+        note="forks of one function version: Landlock stops it since Linux 6.12, nothing does before",
+    ),
     Attack(name="take an open file of the server", program="server_descriptor", target="server"),
     Attack(name="write outside the declared mounts", program="write_file", target="outside"),
     Attack(name="write to a read-only mount", program="write_file", target="frozen"),
     Attack(name="replace the runner's files", program="replace_runner"),
+    Attack(name="replace the server's interpreter", program="replace_interpreter", target="interpreter"),
+    Attack(
+        name="replace it through #!/proc/self/exe", program="replace_interpreter", target="interpreter", script=True
+    ),
     Attack(name="mount a file system", program="mount"),
     Attack(name="nested namespaces", program="nest"),
     Attack(name="reach keyrings, bpf, io_uring and the like", program="kernel_interfaces"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lorry.sandbox import detect
 from lorry.sandbox.interface import Feature
+from lorry.sandbox.landlock import scopes_signals
 from lorry.sandbox.limits import NoLimits, find_limits
 from lorry.security.attacks import ATTACKS, COLUMNS, HERE, Attack, Verdict, column
 from lorry.security.ground import Ground
@@ -47,7 +48,7 @@ def _cell(attack: Attack, title: str, measured: dict[str, dict[str, Verdict]], g
     tier, _, user = title.partition(" ")
     if tier in measured and title == column(tier):
         verdict = measured[tier][attack.name]
-        promised = attack.expected(tier, groups=groups, root=os.geteuid() == 0)
+        promised = attack.expected(tier, groups=groups, root=os.geteuid() == 0, scopes=scopes_signals())
         return Cell(verdict=verdict, measured=True, wrong=is_worse(verdict, promised))
     return Cell(verdict=attack.expected(tier, groups=ALL_GROUPS, root=user == "(root)"), measured=False)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from lorry import errors
 from lorry.clock import Clock
-from lorry.ids import call_bytes, call_name
+from lorry.ids import call_name
 from lorry.model import selection as sel
 from lorry.model.function import FunctionSpec
 from lorry.model.records import AppState, CallKind, CallRecord, CallState
@@ -18,9 +18,10 @@ from lorry.server.apps import Apps
 from lorry.server.frontend import NO_REPLY, Method, Session
 from lorry.server.journal import Journal, new_call
 from lorry.server.logs import LogStore
+from lorry.server.parameters import fitted
 from lorry.server.switch import Switch
 from lorry.store.interface import Store
-from lorry.wire.codec import from_json, from_plain, to_json, to_plain
+from lorry.wire.codec import from_json, to_json, to_plain
 
 INNER_METHODS = frozenset(
     {"function_lookup", "bind", "map_open", "map_attach", "map_close", "call_result", "call_cancel"}
@@ -136,16 +137,13 @@ class CallApi:
     async def bind(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{number, changes: {field: value}} → {number}: the same function with parameters or other options."""
         base = self._store.function(params["number"])
-        _check_bind(session, base.app_id, params["changes"])
         app = self._apps.record(base.app_id)
         plain = to_plain(from_json(FunctionSpec, base.spec))
         unknown = params["changes"].keys() - plain.keys()
         if unknown:
             raise errors.InvalidError(f"a function has no option {sorted(unknown)[0]!r}")
-        try:
-            spec = from_plain(FunctionSpec, {**plain, **params["changes"]})
-        except (TypeError, ValueError, AttributeError) as wrong:
-            raise errors.InvalidError(f"these options do not fit: {wrong}") from wrong
+        spec = fitted(FunctionSpec, {**plain, **params["changes"]})
+        _check_bind(session, base.app_id, params["changes"].keys(), spec)
         self._refuse(spec)
         return {"number": await self._apps.add_function(app, spec, to_json(spec))}
 
@@ -153,7 +151,7 @@ class CallApi:
 
     async def map_open(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{call, number, keep, subscribe}: chunks of this call will follow on this connection."""
-        call = call_bytes(params["call"])
+        call = params["call"]
         self._switch.spec(params["number"])
         function = self._store.function(params["number"])
         parent = session.container.current_call if session.container else None
@@ -169,7 +167,7 @@ class CallApi:
 
     async def map_attach(self, session: Session, params: dict[str, Any], number: int) -> Any:
         """{call}: after a lost connection; results that were not acknowledged come again."""
-        call = call_bytes(params["call"])
+        call = params["call"]
         record = self._store.call(call)
         if record.state is CallState.CANCELLED:
             raise errors.ExecutionError("the call was cancelled")
@@ -181,7 +179,7 @@ class CallApi:
 
     async def map_close(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{call}: no more chunks will come."""
-        call = call_bytes(params["call"])
+        call = params["call"]
         await self._switch.arrived(call)
         self._switch.open_calls.pop(call, None)
         self._switch.openers.pop(call, None)
@@ -190,7 +188,7 @@ class CallApi:
 
     async def call_result(self, session: Session, params: dict[str, Any], number: int) -> Any:
         """{call, chunk, index, wait}: a RESULT frame of this number, or {"ready": false} when the time is over."""
-        call = call_bytes(params["call"])
+        call = params["call"]
         sent = await self._journal.fetch(
             session.peer, number, call, params.get("chunk", 0), params.get("index", 0), params.get("wait")
         )
@@ -198,7 +196,7 @@ class CallApi:
 
     async def call_cancel(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{call} → {cancelled}: pending inputs are dropped, running ones are interrupted."""
-        call = call_bytes(params["call"])
+        call = params["call"]
         record = self._store.call(call)
         cancelled = await self._journal.cancel(call)
         self._switch.open_calls.pop(call, None)
@@ -207,11 +205,11 @@ class CallApi:
         return {"cancelled": cancelled}
 
     async def call_info(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
-        return _describe_call(self._store.call(call_bytes(params["call"])))
+        return _describe_call(self._store.call(params["call"]))
 
     async def call_graph(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{call} → the call and, nested, those it made."""
-        return self._graph(self._store.call(call_bytes(params["call"])), 0)
+        return self._graph(self._store.call(params["call"]), 0)
 
     def _graph(self, record: CallRecord, depth: int) -> dict[str, Any]:
         children = self._store.children(record.call) if depth < 32 else ()
@@ -231,7 +229,7 @@ class CallApi:
         return count
 
 
-def _check_bind(session: Session, app_id: str, changes: dict[str, Any]) -> None:
+def _check_bind(session: Session, app_id: str, changes: Collection[str], spec: FunctionSpec) -> None:
     """Code in a container must not give itself, through another function's variant, what its own function does not
     declare (promise 5): code, image, other volumes and secrets, or another app's environment."""
     if session.container is None:
@@ -240,9 +238,9 @@ def _check_bind(session: Session, app_id: str, changes: dict[str, Any]) -> None:
     allowed = {"parameters", "resources", "scaling", "retries", "timeout", "startup_timeout"}
     if app_id == session.container.app_id:
         allowed.add("env")
-    if set(changes.get("secret_ids", ())) <= set(own.secret_ids):
+    if set(spec.secret_ids) <= set(own.secret_ids):
         allowed.add("secret_ids")
-    if all(mount in to_plain(own.volumes) for mount in changes.get("volumes", ())):
+    if set(spec.volumes) <= set(own.volumes):
         allowed.add("volumes")
     for name in changes:
         if name not in allowed:

@@ -16,7 +16,6 @@ from lorry.clock import Clock
 from lorry.config import Settings
 from lorry.model import coldstart
 from lorry.model.coldstart import ColdStart
-from lorry.model.function import FunctionSpec
 from lorry.scheduler.inventory import Inventory
 from lorry.server.apps import Apps
 from lorry.server.container import Container
@@ -28,7 +27,9 @@ from lorry.server.retention import Retention
 from lorry.server.scaler import Scaler
 from lorry.server.switch import Switch
 from lorry.store.interface import Store
-from lorry.wire.codec import from_json
+
+MOST_STARTS = 1000
+"""Containers whose start one answer tells."""
 
 
 class AdminApi:
@@ -129,13 +130,13 @@ class AdminApi:
         }
 
     async def coldstarts(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{app_id} → the starts of its containers by stage, newest first, and advice by function."""
+        """{app_id} → the starts of its newest containers by stage, newest first, and advice by function."""
         starts: list[ColdStart] = []
-        for record in self._store.containers(app_id=params["app_id"], live_only=False):
-            tag = from_json(FunctionSpec, self._store.function(record.function).spec).tag
+        tags = {row.number: row.tag for row in self._store.functions(params["app_id"])}
+        for record in self._store.containers(app_id=params["app_id"], live_only=False)[:MOST_STARTS]:
             for row in self._store.decisions(record.container_id):
                 if row.kind == COLD_START:
-                    starts.append(coldstart.from_json(tag, record.created_at, row.reason))
+                    starts.append(coldstart.from_json(tags[record.function], record.created_at, row.reason))
         by_function: dict[str, list[ColdStart]] = {}
         for start in starts:
             by_function.setdefault(start.function, []).append(start)

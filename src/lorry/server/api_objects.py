@@ -17,11 +17,12 @@ from lorry.images.indexes import IndexSettings
 from lorry.model.function import NAMED_SECRET, FunctionSpec
 from lorry.model.image import ImageSpec
 from lorry.model.records import SecretRecord, VolumeRecord
+from lorry.server.build_lines import BuildLines
 from lorry.server.frontend import Method, Session
+from lorry.server.parameters import checked, fitted
 from lorry.server.provision import Provision
 from lorry.storage.blobs import BlobWriter
 from lorry.store.interface import Store
-from lorry.wire.codec import from_json, from_plain
 
 MAX_READ = 1 << 20
 """Bytes of a file in one reply."""
@@ -68,7 +69,7 @@ class ObjectApi:
             writer = self._uploads[key] = self._provision.blobs.writer()
         if params["offset"] != writer.size:
             return {"size": writer.size, "done": False}
-        await asyncio.to_thread(writer.write, base64.b64decode(params["data"]))
+        await asyncio.to_thread(writer.write, params["data"])
         if params["last"]:
             del self._uploads[key]
             await asyncio.to_thread(writer.commit, params["digest"])
@@ -78,29 +79,28 @@ class ObjectApi:
 
     async def image_ensure(self, session: Session, params: dict[str, Any], number: int) -> Any:
         """{spec, settings}: EVENTs {"line"} while it is built → {digest, cached, seconds}."""
-        spec = from_plain(ImageSpec, params["spec"])
-        given = params.get("settings") or {}
+        spec = fitted(ImageSpec, params["spec"])
+        given = checked("image_ensure's settings", params.get("settings", {}))
         settings = IndexSettings(
             env=given.get("env", {}),
             secrets=tuple(given.get("secrets", ())),
             readable=tuple(given.get("readable", ())),
         )
 
-        def log(line: str) -> None:
-            session.peer.event(number, {"line": line})
-
+        log = BuildLines(session.peer, number)
         build = asyncio.ensure_future(self._provision.ensure_image(spec, settings, log))
         while not build.done():
             await asyncio.wait([build], timeout=0.2)
             if session.peer.closed:  # nobody waits for it any more; others that do keep it going
                 build.cancel()
+        log.tell_rest()
         built = await build
         return {"digest": built.digest, "cached": built.cached, "seconds": built.build_seconds}
 
     async def function_check(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{specs}: InvalidError if this machine's sandbox cannot give what one of them declares."""
         for text in params["specs"]:
-            self._provision.refuse(from_json(FunctionSpec, text))
+            self._provision.refuse(fitted(FunctionSpec, text))
         return {}
 
     # Volumes
@@ -164,6 +164,8 @@ class ObjectApi:
     async def volume_put(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{volume_id, path, digest, mode, replace}: a blob that was uploaded before appears in the volume."""
         blob = self._provision.blobs.path(params["digest"])
+        if not self._provision.blobs.has(params["digest"]):
+            raise errors.NotFoundError(f"no file {params['digest']} was uploaded before")
         await asyncio.to_thread(self._put, params, blob)
         return {}
 
@@ -220,7 +222,7 @@ class ObjectApi:
 
     async def secret_put(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{name or null, values, replace} → {secret_id}. An unnamed one is known by its content."""
-        name, values = params.get("name"), dict(params["values"])
+        name, values = params.get("name"), params["values"]
         if name is not None and not params.get("replace", True):
             try:
                 self._store.secret(name=name)

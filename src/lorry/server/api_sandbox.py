@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import json
 import re
 from typing import Any
 
@@ -21,11 +23,11 @@ from lorry.server.exec_result import code_of
 from lorry.server.fleet import Fleet
 from lorry.server.frontend import Method, Session
 from lorry.server.logs import LogStore
+from lorry.server.parameters import fitted
 from lorry.server.provision import Provision
 from lorry.server.scaler import Scaler
 from lorry.store.interface import Store
 from lorry.timeouts import SCALE_INTERVAL
-from lorry.wire.codec import from_json
 
 LARGEST_TERMINAL = 65_535
 _ID = re.compile(r"sb-[0-9a-f]{32}")
@@ -68,7 +70,7 @@ class SandboxApi:
     async def sandbox_create(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{sandbox_id, app_id or app_name, spec: JSON text} → {sandbox_id, app_id, isolated} once its program runs.
         Under a name that no running app has, an app is made that lives as long as its sandboxes."""
-        sandbox_id = str(params["sandbox_id"])
+        sandbox_id = params["sandbox_id"]
         if not _ID.fullmatch(sandbox_id):
             raise errors.InvalidError(f"{sandbox_id!r} is no id of a sandbox")
         known = self._fleet.containers.get(sandbox_id)
@@ -76,9 +78,12 @@ class SandboxApi:
             await known.up.wait()
             return self._created(known)
         try:
-            spec = from_json(FunctionSpec, params["spec"])
-        except (TypeError, ValueError, AttributeError) as wrong:
-            raise errors.InvalidError(f"this is no sandbox: {wrong}") from wrong
+            over = self._store.container(sandbox_id)
+        except errors.NotFoundError:
+            pass
+        else:  # likewise
+            return self._created(over)
+        spec = fitted(FunctionSpec, params["spec"])
         if not spec.is_sandbox or not spec.command:
             raise errors.InvalidError("a sandbox has a command")
         self._provision.refuse(spec)
@@ -96,16 +101,12 @@ class SandboxApi:
                 await self._apps.detach(app.app_id)
             return self._created(container)
 
-    def _created(self, container: Container) -> dict[str, Any]:
+    def _created(self, found: Container | ContainerRecord) -> dict[str, Any]:
         """Raises why it could not be started."""
-        if container.process is None:
-            name, _, message = container.reason.partition(": ")
-            raise errors.BY_NAME.get(name, errors.ResourceError)(message or container.reason)
-        return {
-            "sandbox_id": container.container_id,
-            "app_id": container.app_id,
-            "isolated": self._provision.isolated,
-        }
+        if not (found.process if isinstance(found, Container) else found.pid):
+            name, _, message = found.reason.partition(": ")
+            raise errors.BY_NAME.get(name, errors.ResourceError)(message or found.reason)
+        return {"sandbox_id": found.container_id, "app_id": found.app_id, "isolated": self._provision.isolated}
 
     async def _app_of(self, session: Session, params: dict[str, Any]) -> tuple[AppRecord, bool]:
         """The app, and whether it was made for this."""
@@ -152,9 +153,9 @@ class SandboxApi:
         return self._row(sandbox_id)
 
     def _row(self, sandbox_id: str) -> ContainerRecord:
-        for record in self._store.containers(live_only=False):
-            if record.container_id == sandbox_id and sandbox_id.startswith("sb-"):
-                return record
+        if sandbox_id.startswith("sb-"):
+            with contextlib.suppress(errors.NotFoundError):
+                return self._store.container(sandbox_id)
         raise errors.NotFoundError(f"no sandbox {sandbox_id!r}; see `lorry container list --all`")
 
     async def sandbox_wait(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
@@ -187,7 +188,7 @@ class SandboxApi:
 
     async def sandbox_list(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{app_id?, tags} → {sandboxes: […]}: those that run, with all these tags, newest first."""
-        wanted = (params.get("tags") or {}).items()
+        wanted = params.get("tags", {}).items()
         found = [
             _describe(container)
             for container in self._fleet.containers.values()
@@ -202,40 +203,49 @@ class SandboxApi:
         found = self._sandbox(params["sandbox_id"])
         if not isinstance(found, Container):
             raise errors.ExecutionError(f"{params['sandbox_id']} has ended: its tags cannot be changed any more")
-        found.labels = {str(key): str(value) for key, value in params["tags"].items()}
+        found.labels = params["tags"]
         await self._store.put_container(found.record())
         return {}
 
     async def sandbox_log(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{sandbox_id, stream: 1 or 2, after: lines that you have} → {lines}: what its own program has printed."""
+        """{sandbox_id, stream: 1 or 2, file, offset: as the last answer gave them} → {lines, file, offset, end: whether
+        nothing more is there by now, lost: whether what came before these is not kept}: what its own program has
+        printed."""
         found = self._sandbox(params["sandbox_id"])
-        rows = self._logs.read(
-            found.app_id, lambda row: row["c"] == found.container_id and row["s"] == params["stream"]
-        )
-        return {"lines": [row["x"] for row in rows[int(params["after"]) :]]}
+        place = params.get("file", 0), params.get("offset", 0)
+        lines, (file, offset), end = self._logs.page(found.app_id, found.container_id, params["stream"], place)
+        since = found.started_wall if isinstance(found, Container) else found.created_at
+        lost = self._logs.has_lost(found.app_id, place, since)
+        return {"lines": lines, "file": file, "offset": offset, "end": end, "lost": lost}
 
     # Programs in containers
 
     async def exec_start(self, session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{container_id, argv or file: [verb, path, option], env, workdir, terminal: [rows, columns] or null, timeout}
-        → {exec_id} once it is executed."""
+        """{container_id, argv or file: [verb, path, option], env, secrets: ids, workdir, terminal: [rows, columns] or
+        null, timeout} → {exec_id} once it is executed."""
         container = self._fleet.containers.get(params["container_id"])
         if container is None:
-            raise errors.NotFoundError(f"no running container {params['container_id']!r}; see `lorry container list`")
+            raise self._not_running(params["container_id"])
         argv, file, size = params.get("argv") or (), params.get("file"), params.get("terminal")
-        if (not argv and not file) or not all(isinstance(word, str) and "\0" not in word for word in argv):
+        if file is not None and len(file) != 3:
             raise errors.InvalidError("a program is a list of words, the first of which names it")
         found = await self._execs.start(
             container,
             session.pid,
             argv=tuple(argv),
-            file=None if file is None else (str(file[0]), str(file[1]), str(file[2])),
-            env=dict(params.get("env") or {}),
+            file=None if file is None else (file[0], file[1], file[2]),
+            env={**params.get("env", {}), **self._provision.values_of(params.get("secrets", []))},
             workdir=params.get("workdir"),
             terminal=None if size is None else _size(size),
             timeout=params.get("timeout"),
         )
         return {"exec_id": found.exec_id}
+
+    def _not_running(self, container_id: str) -> errors.NotFoundError:
+        with contextlib.suppress(errors.NotFoundError):
+            row = self._store.container(container_id)
+            return errors.NotFoundError(f"{container_id} has ended: {row.reason or 'nobody knows why'}")
+        return errors.NotFoundError(f"no running container {container_id!r}; see `lorry container list`")
 
     async def exec_read(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{exec_id, offsets: {"stdout": bytes that you have, "stderr": …}} → {name: [base64, whether it is the end]},
@@ -245,8 +255,7 @@ class SandboxApi:
 
     async def exec_write(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{exec_id, data: base64, end} → {} when the program has taken it. `end` closes its stdin."""
-        data = base64.b64decode(params["data"])
-        await self._execs.write(self._execs.find(params["exec_id"]), data, bool(params.get("end")))
+        await self._execs.write(self._execs.find(params["exec_id"]), params["data"], params.get("end", False))
         return {}
 
     async def exec_wait(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
@@ -255,7 +264,7 @@ class SandboxApi:
 
     async def exec_kill(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{exec_id, signal}: to the program and its process group."""
-        number = int(params.get("signal", 9))
+        number = params.get("signal", 9)
         if not 0 < number < 65:
             raise errors.InvalidError(f"there is no signal {number}")
         self._execs.kill(self._execs.find(params["exec_id"]), number)
@@ -280,4 +289,5 @@ def _describe(found: Container | ContainerRecord) -> dict[str, Any]:
             "tags": found.labels,
             "running": found.alive,
         }
-    return {"sandbox_id": found.container_id, "app_id": found.app_id, "tags": {}, "running": False}
+    tags = json.loads(found.resources).get("labels", {})
+    return {"sandbox_id": found.container_id, "app_id": found.app_id, "tags": tags, "running": False}

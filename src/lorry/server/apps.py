@@ -20,6 +20,7 @@ from lorry.server.fleet import Fleet
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
 from lorry.server.machine import process_started
+from lorry.server.parameters import fitted
 from lorry.server.scaler import Scaler
 from lorry.server.switch import Switch
 from lorry.store.interface import Store
@@ -112,7 +113,7 @@ class Apps:
         app = self.record(app_id)
         numbers: dict[str, int] = {}
         for text in specs:
-            spec = from_json(FunctionSpec, text)
+            spec = fitted(FunctionSpec, text)
             numbers[spec.tag] = await self.add_function(app, spec, text)
         return numbers
 

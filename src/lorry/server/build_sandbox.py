@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from lorry.images.runner import LineSplitter, RootCommand
 from lorry.sandbox.build_ids import no_ids
 from lorry.sandbox.interface import Feature, Mount, RootLayers, Sandbox, SandboxProcess, SandboxSpec
 
-READ_SIZE = 64 * 1024
+READ_SIZE = 16 * 1024
+REST = 1.0
+"""Times what the lines took, before more are read: a build that prints without end slows down itself alone."""
 ROOTS_CACHE = "roots"
 """Folder that builds in images' own roots share."""
 PROCESS = "process"
@@ -166,17 +169,21 @@ async def _pass_on(process: SandboxProcess, splitter: LineSplitter) -> None:
     """Lines of both outputs, until every process of the build has closed them."""
     loop = asyncio.get_running_loop()
     left = set(process.outputs)
+    resting: dict[int, asyncio.TimerHandle] = {}
     done = loop.create_future()
 
     def readable(fd: int) -> None:
+        started = time.monotonic()
         try:
             data = os.read(fd, READ_SIZE)
         except BlockingIOError:
             return
+        loop.remove_reader(fd)
         if data:
             splitter.feed(data)
+            rest = REST * (time.monotonic() - started)
+            resting[fd] = loop.call_later(rest, loop.add_reader, fd, readable, fd)
             return
-        loop.remove_reader(fd)
         left.discard(fd)
         if not left and not done.done():
             done.set_result(None)
@@ -188,4 +195,6 @@ async def _pass_on(process: SandboxProcess, splitter: LineSplitter) -> None:
     finally:
         for fd in left:
             loop.remove_reader(fd)
+        for handle in resting.values():
+            handle.cancel()
         splitter.close()

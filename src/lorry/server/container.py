@@ -74,6 +74,8 @@ class Container:
     """Exit code of a sandbox that has ended."""
     labels: dict[str, str] = field(default_factory=dict)
     """Tags of a sandbox."""
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    """Cancelled when it has ended: until then each of them holds all this."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it has ended and is accounted for."""
 

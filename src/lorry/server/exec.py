@@ -14,6 +14,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from lorry import errors
@@ -22,14 +23,17 @@ from lorry.sandbox.enter import TIOCSWINSZ
 from lorry.sandbox.entering import Command, Entered, enter
 from lorry.sandbox.interface import SIGNAL_BASE, Sandbox
 from lorry.server.container import Container
-from lorry.server.fleet import TIMED_OUT
 from lorry.server.provision import Provision
+from lorry.server.user_sandboxes import TIMED_OUT
 
 PIECE = 1 << 18
 """Bytes of one stream that are in memory, and that one reply carries; pipes are made as large."""
 F_SETPIPE_SZ = 1031
 MOST_ENDED = 256
 """Programs that have ended and whose output nobody has read to its end. Older ones are forgotten."""
+ENTERING = 16
+"""Programs that are being started at once. Their threads are no others': a sandbox can make each of them wait for
+entering.PATIENCE."""
 END_OF_INPUT = b"\x04"
 """What ends the input of a program on a terminal."""
 OWN_VARIABLES = ("LORRY_TOKEN", "LORRY_SOCKET", "LORRY_SOURCE")
@@ -115,6 +119,7 @@ class Exec:
     waiters: set[asyncio.Future[None]] = field(default_factory=set)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     following: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
     told: bool = False
     """Its code was delivered."""
 
@@ -151,11 +156,15 @@ class Execs:
         self._execs: dict[str, Exec] = {}
         self._clients: dict[int, int] = {}
         """Pid → pidfd of those who have started something."""
+        self._threads = ThreadPoolExecutor(ENTERING, "lorry-enter")
 
     def find(self, exec_id: str) -> Exec:
         found = self._execs.get(exec_id)
         if found is None:
-            raise errors.NotFoundError(f"no program {exec_id!r}: it ended with the server or with who started it")
+            raise errors.NotFoundError(
+                f"no program {exec_id!r}: it ended with the server or with who started it, or is long over "
+                f"(of programs whose output nobody reads, the last {MOST_ENDED} are kept)"
+            )
         return found
 
     async def start(
@@ -178,10 +187,10 @@ class Execs:
         if container.spec.code.module:
             variables.setdefault("PYTHONPATH", self._provision.python_path)
         command = Command(argv=argv, file=file, env=variables, cwd=workdir or described.cwd, terminal=terminal)
-        entering = asyncio.to_thread(
-            enter, self._sandbox, container.process, described, command, self._provision.isolated
+        isolate = self._provision.isolated
+        entered = await self._loop.run_in_executor(
+            self._threads, enter, self._sandbox, container.process, described, command, isolate
         )
-        entered = await asyncio.shield(asyncio.ensure_future(entering))
         found = Exec(new_id("ex"), container.container_id, client, entered, terminal is not None)
         for name, fd in (("stdout", entered.stdout), ("stderr", entered.stderr)):
             if fd is not None:
@@ -191,7 +200,7 @@ class Execs:
         found.following = self._loop.create_task(self._follow(container, found))
         self._watch_client(client)
         if timeout is not None:
-            self._loop.call_later(timeout, self._overdue, found)
+            found.timer = self._loop.call_later(timeout, self._overdue, found)
         self._tidy()
         return found
 
@@ -219,35 +228,34 @@ class Execs:
     async def write(self, found: Exec, data: bytes, end: bool) -> None:
         """To its stdin, and back when it has taken all of it. Nobody reads there any more: InvalidError."""
         async with found.writing:
-            fd = found.entered.stdin
-            if fd < 0:
-                raise errors.InvalidError("the program's stdin is closed")
-            if end and found.terminal:
-                data += END_OF_INPUT
-            while data:
+            left = memoryview(data + END_OF_INPUT if end and found.terminal else data)
+            while left:
+                # Looked up each time: whoever closes it meanwhile gives its number to another file.
+                if found.entered.stdin < 0:
+                    raise errors.InvalidError("the program does not read its stdin any more")
                 try:
-                    data = data[os.write(fd, data) :]
+                    left = left[os.write(found.entered.stdin, left) :]
                 except BlockingIOError:
-                    await self._writable(found, fd)
+                    await self._writable(found)
                 except OSError:
-                    end, data = True, b""
                     self._close_input(found)
-                    raise errors.InvalidError("the program does not read its stdin any more") from None
             if end and not found.terminal:
                 self._close_input(found)
 
-    async def _writable(self, found: Exec, fd: int) -> None:
+    async def _writable(self, found: Exec) -> None:
         """Or its end: a process that it left behind may keep the stream open, and never read."""
         if found.code is not None:
             raise errors.InvalidError("the program has ended")
-        self._loop.add_writer(fd, found.changed)
+        self._loop.add_writer(found.entered.stdin, found.changed)
         try:
             await found.change(None)
         finally:
-            self._loop.remove_writer(fd)
+            if found.entered.stdin >= 0:
+                self._loop.remove_writer(found.entered.stdin)
 
     def _close_input(self, found: Exec) -> None:
         if found.entered.stdin >= 0:
+            self._loop.remove_writer(found.entered.stdin)
             os.close(found.entered.stdin)
             found.entered.stdin = -1
 
@@ -291,9 +299,11 @@ class Execs:
         code = int(words[1]) if len(words) == 2 else -signal.SIGKILL
         if found.following is not None:
             found.following.cancel()
+        if found.timer is not None:  # it would keep all this until then
+            found.timer.cancel()
         self._loop.remove_reader(found.entered.control)
         found.entered.control.close()
-        self._loop.run_in_executor(None, found.entered.joiner.wait)
+        self._loop.run_in_executor(self._threads, found.entered.joiner.wait)
         found.code = TIMED_OUT if found.overdue else code if code >= 0 else SIGNAL_BASE - code
         if not found.terminal:
             self._close_input(found)

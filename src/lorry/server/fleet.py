@@ -8,60 +8,34 @@ import hmac
 import json
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from lorry import errors, faults
-from lorry.clock import Clock
 from lorry.ids import call_name, new_id
 from lorry.lifecycle.container import ContainerEvent, ContainerState
 from lorry.model.function import FunctionSpec
-from lorry.model.records import ContainerRecord, DecisionRecord, Status
-from lorry.sandbox.interface import Exit, Sandbox, SandboxSpec
+from lorry.model.records import ContainerRecord, DecisionRecord
+from lorry.sandbox.interface import Exit
 from lorry.scheduler.inventory import Reservation
 from lorry.scheduler.place import Placed
 from lorry.server.adopted import container_of, note, work_of
+from lorry.server.boots import Boots
 from lorry.server.container import Container, children_of, death_text
-from lorry.server.logs import LogStore, OutputPump
+from lorry.server.logs import OutputPump
 from lorry.server.memory_growth import MemoryGrowth
 from lorry.server.peers import Peer
-from lorry.server.switch import Switch
-from lorry.server.templates import Abandoned, Templates, remove_folder
-from lorry.store.interface import Store
-from lorry.timeouts import EXIT_HOOKS, LOG_DRAIN, RECONNECT
+from lorry.server.services import Services
+from lorry.server.templates import Abandoned
+from lorry.server.user_sandboxes import UserSandboxes
+from lorry.server.warming import Warming
+from lorry.timeouts import EXIT_HOOKS, RECONNECT
 from lorry.wire.codec import to_plain
 from lorry.wire.control import encode
 from lorry.wire.frames import Kind
 
 COLD_START = "cold start"
 """Kind of the decision row that holds a container's stages as JSON."""
-MAX_BOOT_DEATHS = 3
-"""Containers of a function that may die while booting, one after the other, before its inputs are given up."""
-TIMED_OUT = 124
-"""Exit code of a sandbox, or of a program in it, whose `timeout` was over; as that of timeout(1)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What the fleet is built on; see `wiring`."""
-
-    clock: Clock
-    store: Store
-    switch: Switch
-    logs: LogStore
-    sandbox: Sandbox
-    folder: Path
-    """Parent of the containers' own folders."""
-    notes: Path
-    """Of containers whose row is not committed; see `note`."""
-    templates: Templates
-    prepare: Callable[[Container], Awaitable[SandboxSpec]]
-    """Everything a container needs brought to this machine, and its sandbox described."""
-    machine_mib: int
-    """Memory of this machine: `memory_backoff` ends there."""
-    hidden: Callable[[Container], tuple[str, ...]]
-    """Values that must not appear in the output of a container which an earlier worker started."""
 
 
 class Fleet:
@@ -70,15 +44,20 @@ class Fleet:
         self._loop = asyncio.get_running_loop()
         self.containers: dict[str, Container] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._boot_deaths: dict[int, int] = {}
-        self.failed_starts: dict[int, tuple[int, float]] = {}
-        """By function: how many in a row, and when the last was."""
+        self._boots = Boots(services.clock, services.switch, self.kill)
+        self._sandboxes = UserSandboxes(services.clock, self.kill)
+        self._warming = Warming(services, self._booting)
         self.peaks: dict[int, int] = {}
         self.memory = MemoryGrowth(services.machine_mib)
         self.changed: Callable[[int], None] = lambda _target: None
         self.on_freed: Callable[[], None] = lambda: None
         services.folder.mkdir(parents=True, exist_ok=True)
         services.notes.mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def failed_starts(self) -> dict[int, tuple[int, float]]:
+        """By function: how many in a row, and when the last was."""
+        return self._boots.failures
 
     # What the switch needs
 
@@ -151,28 +130,13 @@ class Fleet:
         return container_id
 
     def warm(self, app_id: str, target: int) -> None:
-        """Make the template of a function ahead of its first call."""
-        self._spawn(self._warm(app_id, target))
+        """Make the template of a function ahead of its first call, when there is time for it."""
+        self._warming.add(app_id, target)
 
-    async def _warm(self, app_id: str, target: int) -> None:
-        container_id = new_id("ct")
-        nothing = Reservation(container_id=container_id, cores=0.0, memory_mib=0)
-        example = Container(
-            container_id=container_id,
-            app_id=app_id,
-            target=target,
-            spec=self._s.switch.spec(target),
-            token="",
-            folder=self._s.folder / container_id,
-            reservation=nothing,
-            gpu_model="",
-            started=self._s.clock.monotonic(),
-            started_wall=self._s.clock.wall(),
-        )
-        with contextlib.suppress(errors.Error, OSError):  # whatever it is, the first call will say so
-            example.folder.mkdir(mode=0o700)
-            self._s.templates.warm(example, await self._s.prepare(example))
-        await asyncio.to_thread(remove_folder, example.folder)
+    def _booting(self) -> bool:
+        """Whether somebody waits for a container."""
+        early = (ContainerState.STARTING, ContainerState.BOOTING)
+        return any(container.state in early for container in self.containers.values())
 
     async def _launch(self, container: Container) -> None:
         now = self._s.clock.monotonic
@@ -191,7 +155,8 @@ class Fleet:
         except Exception as problem:
             container.machine.fire(ContainerEvent.START_FAILED, now())
             message = problem if isinstance(problem, errors.Error) else f"{type(problem).__name__}: {problem}"
-            self._start_failed(container, f"{type(problem).__name__}: {message}")
+            self._boots.refused(container, f"{type(problem).__name__}: {message}")
+            self._decide(container.container_id, "start failed", container.reason)
             await self._bury(container)
             return
         if container.machine.allows(ContainerEvent.SPAWNED):  # not if it was quicker than we: see `ready`
@@ -202,8 +167,9 @@ class Fleet:
         container.pump = OutputPump(self._loop, container.process.outputs, self._output_sink(container))
         self._spawn(self._watch(container))
         if container.spec.is_sandbox:
-            self._sandbox_runs(container)
-        self._watch_boot(container)
+            self._sandboxes.runs(container)
+        else:
+            self._boots.watch(container)
         if container.state is ContainerState.STOPPING:  # stopped while it was being started
             container.process.kill()
         await self._store_row(container)
@@ -215,36 +181,6 @@ class Fleet:
         with contextlib.suppress(errors.StorageFullError):
             await self._s.store.put_container(container.record())
             (self._s.notes / container.container_id).unlink(missing_ok=True)
-
-    def _start_failed(self, container: Container, text: str) -> None:
-        """Its inputs cannot run: they end with this text."""
-        self._count_failure(container.target)
-        container.reason = text
-        self._decide(container.container_id, "start failed", text)
-        if container.spec.is_sandbox:
-            return
-        self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.PLATFORM, text))
-
-    def _count_failure(self, target: int) -> None:
-        count, _ = self.failed_starts.get(target, (0, 0.0))
-        self.failed_starts[target] = (count + 1, self._s.clock.monotonic())
-
-    def _watch_boot(self, container: Container) -> None:
-        self._loop.call_later(container.spec.effective_startup_timeout, self._boot_overdue, container)
-
-    def _boot_overdue(self, container: Container) -> None:
-        if container.state is not ContainerState.BOOTING:
-            return
-        limit = container.spec.effective_startup_timeout
-        text = (
-            f"FunctionTimeoutError: importing the code and running @enter took longer than {limit:g} s "
-            "(startup_timeout, by default the function's timeout)"
-        )
-        container.machine.fire(ContainerEvent.BOOT_FAILED, self._s.clock.monotonic())
-        container.reason = text
-        self._count_failure(container.target)
-        self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.TIMEOUT, text))
-        self.kill(container.container_id, text)
 
     # Connections
 
@@ -279,8 +215,7 @@ class Fleet:
             return
         now = self._s.clock.monotonic()
         container.machine.fire(ContainerEvent.BOOTED, now)
-        self._boot_deaths.pop(container.target, None)
-        self.failed_starts.pop(container.target, None)
+        self._boots.succeeded(container.target)
         spec = container.spec
         left = 1 if spec.single_use else spec.max_inputs
         self._announce(container)
@@ -300,12 +235,7 @@ class Fleet:
     def boot_failed(self, container: Container, failure: str) -> None:
         """The user's module or an enter hook raised: reported once to everything that waits."""
         self._up(container)
-        if container.state is not ContainerState.BOOTING:
-            return
-        container.machine.fire(ContainerEvent.BOOT_FAILED, self._s.clock.monotonic())
-        container.reason = "its import or @enter raised"
-        self._count_failure(container.target)
-        self._s.switch.perform(self._s.switch.dispatcher.fail_waiting(container.target, Status.ERROR, failure))
+        self._boots.raised(container, failure)
 
     def _up(self, container: Container) -> None:
         """It speaks before the launcher has said that it is there."""
@@ -346,31 +276,25 @@ class Fleet:
             return
         for frame in encode(Kind.REQUEST, 0, {"method": "stop"}):
             container.peer.send(frame)
-        self._loop.call_later(within, container.process.kill)
+        container.timers.append(self._loop.call_later(within, container.process.kill))
 
     async def _watch(self, container: Container) -> None:
         assert container.process is not None
         ended = await container.process.wait()
         container.peak_memory = max(container.peak_memory, ended.peak_memory)
-        await self._drain_output(container)
+        assert container.pump is not None
+        await container.pump.finish()
         try:
             self._ended(container, ended)
         finally:  # whatever went wrong there: a dead container must not keep its reservation
             await self._bury(container)
-
-    async def _drain_output(self, container: Container) -> None:
-        """Read the last output. A process that left its sandbox's life may hold a pipe open: not for ever."""
-        assert container.pump is not None
-        await asyncio.wait([container.pump.ended], timeout=LOG_DRAIN)
-        if not container.pump.ended.done():
-            container.pump.stop()
 
     def _ended(self, container: Container, ended: Exit) -> None:
         now = self._s.clock.monotonic()
         booting = container.state is ContainerState.BOOTING
         container.machine.fire(ContainerEvent.EXITED, now)
         if container.spec.is_sandbox:
-            self._sandbox_ended(container, ended)
+            self._sandboxes.ended(container, ended)
             return
         if container.peer is not None:
             container.peer.read_rest()  # results that it sent before it died count
@@ -384,7 +308,7 @@ class Fleet:
         story = self.memory.story(self._declared(container), limit) if memory and limit else ""
         text = death_text(container, ended, sentence, story)
         if booting and not grown:
-            self._died_booting(container, text)
+            self._boots.died(container, text)
         charge = container.guilty or (container.charge and not container.reason and not grown)
         own_limit = memory or container.scratch > 0
         effects = self._s.switch.dispatcher.lost(container.container_id, text, now, charge=charge, own_limit=own_limit)
@@ -412,19 +336,6 @@ class Fleet:
         except errors.NotFoundError:  # its app is stopped
             return container.spec
 
-    def _died_booting(self, container: Container, text: str) -> None:
-        """Nobody told it to: a crash in an import, or out of memory. Tried again a few times."""
-        count = self._boot_deaths.get(container.target, 0) + 1
-        self._boot_deaths[container.target] = count
-        self._count_failure(container.target)
-        if count >= MAX_BOOT_DEATHS:
-            self._boot_deaths.pop(container.target)
-            self._s.switch.perform(
-                self._s.switch.dispatcher.fail_waiting(
-                    container.target, Status.LOST, f"{text}. It died {count} times while importing or in @enter"
-                )
-            )
-
     async def _bury(self, container: Container) -> None:
         """Accounting, and nothing left on disk."""
         wall = self._s.clock.wall()
@@ -434,6 +345,8 @@ class Fleet:
         if container.spec.is_sandbox:
             await _quietly(asyncio.shield(gone))  # its row answers for it from now on
         self.containers.pop(container.container_id, None)
+        for timer in container.timers:
+            timer.cancel()
         container.gone.set()
         container.up.set()
         self._announce(container)
@@ -443,26 +356,7 @@ class Fleet:
             await asyncio.gather(usage, gone)
         if container.process is not None:
             container.process.close()
-        await asyncio.to_thread(remove_folder, container.folder)
-
-    # Sandboxes: containers whose program is the user's own, and that take no inputs
-
-    def _sandbox_runs(self, container: Container) -> None:
-        """Its program is executed: it needs no boot, and ends by itself, or by its `timeout`."""
-        if container.machine.allows(ContainerEvent.BOOTED):
-            container.machine.fire(ContainerEvent.BOOTED, self._s.clock.monotonic())
-        container.up.set()
-        left = container.started_wall + container.spec.timeout - self._s.clock.wall()
-        self._loop.call_later(max(0.0, left), self._sandbox_overdue, container)
-
-    def _sandbox_overdue(self, container: Container) -> None:
-        if container.alive and container.code is None and container.process is not None:
-            container.code = TIMED_OUT
-            self.kill(container.container_id, f"it ran longer than its timeout of {container.spec.timeout:g} s")
-
-    def _sandbox_ended(self, container: Container, ended: Exit) -> None:
-        container.code = ended.code if container.code is None else container.code
-        container.reason = container.reason or container.scratch_text or ended.describe()
+        await self._s.templates.remove(container.folder)
 
     # After a restart of the worker
 
@@ -486,16 +380,15 @@ class Fleet:
         self.containers[container.container_id] = container
         self._spawn(self._store_row(container))
         if spec.is_sandbox:
-            container.machine.fire(ContainerEvent.ADOPTED_BOOTING, now)
             self._spawn(self._watch(container))
-            self._sandbox_runs(container)
+            self._sandboxes.adopted(container)
             return True
         self._s.switch.dispatcher.expect(container.target, container.container_id)
         self._spawn(self._watch(container))
         children = [] if process.forked else children_of(process.pid)
         container.runner_pid = children[0] if children else process.pid
         container.nudge()
-        self._loop.call_later(RECONNECT, self._give_up, container)
+        container.timers.append(self._loop.call_later(RECONNECT, self._give_up, container))
         return True
 
     def _give_up(self, container: Container) -> None:
@@ -507,7 +400,7 @@ class Fleet:
         now = self._s.clock.monotonic()
         if not booted:
             container.machine.fire(ContainerEvent.ADOPTED_BOOTING, now)
-            self._watch_boot(container)  # the whole time once more: nobody knows how much of it is over
+            self._boots.watch(container)  # the whole time once more: nobody knows how much of it is over
             # It has no inputs yet: those that were held back for it need not wait for its boot.
             self._s.switch.perform(self._s.switch.dispatcher.lost(container.container_id, "", now))
             self.changed(container.target)
@@ -529,8 +422,8 @@ class Fleet:
 
     def forget_function(self, target: int) -> None:
         """Its app is stopped and none of its containers is left."""
-        for table in (self._boot_deaths, self.failed_starts, self.peaks):
-            table.pop(target, None)
+        self._boots.forget(target)
+        self.peaks.pop(target, None)
         self.memory.forget(target)
 
     # Small things
@@ -556,6 +449,10 @@ class Fleet:
 
     def reservations(self) -> list[Reservation]:
         return [container.reservation for container in self.containers.values() if container.alive]
+
+    def halt(self) -> None:
+        """No more templates ahead of calls: the server ends."""
+        self._warming.stop()
 
     async def settle(self) -> None:
         while self._tasks:

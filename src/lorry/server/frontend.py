@@ -23,6 +23,7 @@ from lorry.server.container import Container
 from lorry.server.fleet import Fleet
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
+from lorry.server.parameters import checked
 from lorry.server.parcels import Broker, Parcel
 from lorry.server.peers import Peer, close_all
 from lorry.server.switch import Switch
@@ -297,16 +298,16 @@ class Frontend:
         if message is not None:
             self._run(self._answer(peer, header[4], message))
 
-    async def _answer(self, peer: Peer, number: int, message: dict[str, Any]) -> None:
+    async def _answer(self, peer: Peer, number: int, message: Any) -> None:
         try:
-            name = message["method"]
+            name = message.get("method") if isinstance(message, dict) else None
             session: Session = peer.identity
-            method = self._methods.get(name)
-            if method is None:
+            method = self._methods.get(name) if isinstance(name, str) else None
+            if name is None or method is None:
                 raise errors.InvalidError(f"this server has no method {name!r}; is the client newer?")
             if session.container is not None and name not in self._inner_methods:
                 raise errors.InvalidError(f"code in a container may not ask for {name!r}")
-            reply = await method(session, message.get("params", {}), number)
+            reply = await method(session, checked(name, message.get("params", {})), number)
             if reply is not NO_REPLY:
                 peer.reply(number, reply)
         except Exception as problem:

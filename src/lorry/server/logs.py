@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import json
 import os
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lorry.clock import Clock
 from lorry.server.peers import Peer
+from lorry.timeouts import LOG_DRAIN
 
 MAX_LINE = 16 * 1024
-"""Characters of output without a newline that are shown as one line; a longer one is folded."""
+"""Characters of output without a newline that are shown as one line. A longer one is folded: into parts of so many, and
+a shorter one at last, which may be empty."""
 READ_SIZE = 64 * 1024
 READ_BUDGET = 16 * READ_SIZE
 """Bytes of one stream per PERIOD. A container that prints without end is slowed to 20 MiB/s by its own pipe and
@@ -29,6 +33,11 @@ MAX_BEHIND = 256
 """Frames of 64 KiB that may wait for a follower."""
 MAX_OPEN = 64
 """Log files held open; of more apps than that the one opened first is opened again."""
+PAGE = 256 * 1024
+"""Bytes of a log that one look goes through: some milliseconds of the loop."""
+HEAD = 40
+"""Bytes that tell log files apart: no line is shorter, and its time is in them."""
+BEGINNING = (0, 0)
 MARK = "\x1e"
 
 
@@ -43,6 +52,8 @@ class LogStore:
         self._skipped: dict[Peer, int] = {}
         """Lines that a follower was not sent."""
         self._lost = False
+        self._dropped: dict[str, float] = {}
+        """App → Unix time of the newest line that has made way."""
 
     def append(self, app_id: str, container: str, call: str, stream: int, lines: list[str]) -> None:
         """Keep lines and pass them to who follows the app. A full disk loses log lines, never results."""
@@ -79,7 +90,10 @@ class LogStore:
             file.close()
             del self._files[app_id]
             path = self._root / f"{app_id}.jsonl"
-            path.replace(path.with_suffix(".old"))
+            old = path.with_suffix(".old")
+            if old.exists():
+                self._dropped[app_id] = old.stat().st_mtime
+            path.replace(old)
 
     def read(self, app_id: str, keep: Callable[[dict[str, Any]], bool] = lambda _row: True, tail: int = 0) -> list[Any]:
         """Kept lines, oldest first; the last `tail` of them if given."""
@@ -87,6 +101,47 @@ class LogStore:
         for suffix in (".old", ".jsonl"):
             rows.extend(row for row in _rows(self._root / f"{app_id}{suffix}") if keep(row))
         return list(rows)
+
+    def page(
+        self, app_id: str, container: str, stream: int, place: tuple[int, int]
+    ) -> tuple[list[str], tuple[int, int], bool]:
+        """What a container has printed in the next PAGE bytes from a place on, the place behind them, and whether
+        nothing more is there by now. A place is a file, known by its first bytes, and an offset; after one in a file
+        that is gone it goes on with the oldest line that is kept."""
+        heads = self._heads(app_id)
+        names = list(heads)
+        name, offset = place
+        if name in heads:
+            del names[: names.index(name)]
+        else:
+            offset = 0
+        for name in names:
+            with heads[name].open("rb") as file:
+                file.seek(offset)
+                data = file.read(PAGE)
+            whole = data[: data.rfind(b"\n") + 1]
+            if whole:
+                ours = [line for line in whole.splitlines() if container.encode() in line]
+                rows = [row for row in map(_row, ours) if row and row["c"] == container and row["s"] == stream]
+                return _joined(row["x"] for row in rows), (name, offset + len(whole)), False
+            place, offset = (name, offset), 0
+        return [], place, True
+
+    def has_lost(self, app_id: str, place: tuple[int, int], since: float) -> bool:
+        """Whether lines behind this place, written `since` then, have made way for newer ones. Of an earlier life of
+        the server only a reader who was behind the beginning learns it."""
+        if place == BEGINNING:
+            return self._dropped.get(app_id, since) > since
+        return place[0] not in self._heads(app_id)
+
+    def _heads(self, app_id: str) -> dict[int, Path]:
+        """Its files by their first bytes, the older one first."""
+        heads: dict[int, Path] = {}
+        for path in (self._root / f"{app_id}.old", self._root / f"{app_id}.jsonl"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                if len(head := file.read(HEAD)) == HEAD:
+                    heads[zlib.crc32(head)] = path
+        return heads
 
     def follow(self, app_id: str, peer: Peer, number: int) -> None:
         self._subscribers.setdefault(app_id, []).append((peer, number))
@@ -114,6 +169,7 @@ class LogStore:
             peer.event(number, value)
 
     def delete(self, app_id: str) -> None:
+        self._dropped.pop(app_id, None)
         for suffix in (".old", ".jsonl"):
             (self._root / f"{app_id}{suffix}").unlink(missing_ok=True)
 
@@ -127,13 +183,21 @@ class LogStore:
 def _rows(path: Path) -> Iterator[Any]:
     try:
         with path.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    yield json.loads(line)
-                except ValueError:  # torn by a crash
-                    continue
+            yield from filter(None, map(_row, file))
     except FileNotFoundError:
         return
+
+
+def _joined(lines: Iterable[str]) -> list[str]:
+    """As they were printed: parts of a folded line end without a line feed, and drawings of a bar do not count."""
+    return [line if len(line) == MAX_LINE else f"{line}\n" for line in lines if not line.endswith("\r")]
+
+
+def _row(line: str | bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:  # torn by a crash
+        return None
 
 
 class LineAssembler:
@@ -147,9 +211,12 @@ class LineAssembler:
         text = self._rest + self._decoder.decode(data, final)
         *whole, self._rest = text.split("\n")
         lines = [line.removesuffix("\r") for line in whole]  # a final \r marks a bar that is being drawn
-        if len(self._rest) > MAX_LINE or (final and self._rest):
+        if final and self._rest:
             lines.append(self._rest.removesuffix("\r"))
             self._rest = ""
+        elif len(self._rest) >= MAX_LINE:
+            *parts, self._rest = _fold(self._rest)
+            return [part for line in lines for part in _fold(line)] + parts
         elif "\r" in self._rest:  # a progress bar: pass on what it shows now
             drawn, _, rest = self._rest.rpartition("\r")
             shown = drawn.rpartition("\r")[2]
@@ -161,9 +228,7 @@ class LineAssembler:
 
 def _fold(line: str) -> list[str]:
     line = line.removesuffix("\r") if line.endswith("\r") and "\r" not in line[:-1] and len(line) < 2 else line
-    if len(line) <= MAX_LINE:
-        return [line]
-    return [line[i : i + MAX_LINE] for i in range(0, len(line), MAX_LINE)]
+    return [line[i : i + MAX_LINE] for i in range(0, len(line) + 1, MAX_LINE)]
 
 
 class OutputPump:
@@ -189,6 +254,12 @@ class OutputPump:
         """Read what is there now: called before a result is delivered, so that its output comes first."""
         for fd in list(self._outputs):
             self._read(fd)
+
+    async def finish(self) -> None:
+        """Read the last output. A process that left its sandbox's life may hold a pipe open: not for ever."""
+        await asyncio.wait([self.ended], timeout=LOG_DRAIN)
+        if not self.ended.done():
+            self.stop()
 
     def _readable(self, fd: int) -> None:
         stream = self._outputs[fd]

@@ -13,6 +13,7 @@ from typing import Any
 from lorry.config import Settings
 from lorry.errors import InvalidError
 from lorry.images.builder import BuiltImage, ImageBuilder
+from lorry.images.credentials import lines_to_hide
 from lorry.images.indexes import IndexSettings
 from lorry.images.rooted import BuildInputs
 from lorry.model.function import NAMED_SECRET, FunctionSpec
@@ -28,12 +29,8 @@ from lorry.storage.trees import TreeStore
 from lorry.storage.volumes import VolumeStore
 from lorry.store.interface import Store
 
-HIDDEN_LENGTH = 6
-"""Secret values at least this long are blacked out in logs; shorter ones would black out half of the words."""
-
-
 HIDDEN = "hidden"
-"""File in a container's folder: those values, sealed."""
+"""File in a container's folder: what of its secrets is blacked out in its log, sealed."""
 
 
 class Provision:
@@ -63,7 +60,7 @@ class Provision:
         """Images that run without a living app: warm templates."""
         self.release_images: Callable[[Collection[str]], None] = lambda _alive: None
         """Ends warm templates of apps that are not among the living."""
-        images.supply(BuildInputs(blob=self.blobs.path, tree=self._tree, secrets=self._secret_values))
+        images.supply(BuildInputs(blob=self.blobs.path, tree=self._tree, secrets=self.values_of))
 
     @property
     def python_path(self) -> str:
@@ -89,7 +86,7 @@ class Provision:
     async def prepare(self, container: Container) -> SandboxSpec:
         """Everything present, and the sandbox described. Raises what the user can act on."""
         parts = await self._parts(container)
-        container.hidden = tuple(value for value in parts.secrets.values() if len(value) >= HIDDEN_LENGTH)
+        container.hidden = lines_to_hide(parts.secrets.values())
         if container.hidden:
             self._note_hidden(container)
         return sandbox_spec(parts, self._settings, self._library, self.isolated)
@@ -157,9 +154,9 @@ class Provision:
         return self.volumes.path(volume_id)
 
     def secret_values(self, spec: FunctionSpec) -> dict[str, str]:
-        return self._secret_values(spec.secret_ids)
+        return self.values_of(spec.secret_ids)
 
-    def _secret_values(self, secret_ids: Sequence[str]) -> dict[str, str]:
+    def values_of(self, secret_ids: Sequence[str]) -> dict[str, str]:
         values: dict[str, str] = {}
         for key in secret_ids:
             name = key.removeprefix(NAMED_SECRET)

@@ -9,42 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import hashlib
 import hmac
-import json
-import os
 import secrets
-import shutil
-import subprocess
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorry import errors
+from lorry import errors, faults
 from lorry.clock import Clock
 from lorry.ids import new_id
 from lorry.model.function import FunctionSpec
 from lorry.model.image import ImageSpec
-from lorry.sandbox.fork import POOL
-from lorry.sandbox.interface import Mount, PreparedFork, Sandbox, SandboxProcess, SandboxSpec
+from lorry.sandbox.interface import PreparedFork, Sandbox, SandboxProcess, SandboxSpec
 from lorry.sandbox.procfs import total_memory_mib
-from lorry.sandbox.rootfs import HOME, TMP, VAR_TMP
+from lorry.server import folders
 from lorry.server.container import Container, redacted
 from lorry.server.logs import LogStore, OutputPump
 from lorry.server.peers import Peer, close_all
+from lorry.server.refusals import Refusals
+from lorry.server.template_version import digest, fork_request, template_sandbox, with_token
 from lorry.timeouts import FORK
 from lorry.wire.codec import to_plain
 from lorry.wire.control import encode
 from lorry.wire.frames import Header, Kind
 
 MEMORY_SHARE = 4
-"""Templates may keep a quarter of the machine's memory; then the one that was used last goes first."""
-PER_CONTAINER = ("LORRY_CONTAINER_ID", "LORRY_TOKEN", "LORRY_APP_ID", "CUDA_VISIBLE_DEVICES")
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Fewer page tables: a fork of 5 GB takes 9 ms instead of 74 (DESIGN.md, 7)."""
+"""Templates may keep a quarter of the machine's memory; then the one that was used longest ago goes first."""
+HAS_ENDED = "its template has ended"
+END = 1.0
+"""Seconds for a template whose connection has ended to end itself: then how it did is known. It takes milliseconds."""
 
 
 class Unforkable(Exception):
@@ -68,6 +62,8 @@ class Template:
     """Values of its secrets, blacked out in what its import prints."""
     used: float
     """Monotonic."""
+    began: float
+    """Monotonic."""
     ready: asyncio.Future[dict[str, Any]]
     """What its import took. Unforkable when there will be none."""
     process: SandboxProcess | None = None
@@ -78,11 +74,19 @@ class Template:
     arriving: dict[str, asyncio.Future[int]] = field(default_factory=dict)
     """Forks that have not said hello, by container: the host pid."""
     waiters: int = 0
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when nothing of it is left, but for containers and their folders."""
+    ended: str = ""
+    """Why the server has ended it; empty if it lives, or has died by itself."""
 
     @property
-    def containers(self) -> list[Path]:
-        """Folders of those that it has forked and that are not buried."""
-        return list((self.folder / "pool").glob("ct-*"))
+    def has_containers(self) -> bool:
+        return bool(folders.forks_in(self.folder))
+
+    def lose_arrivals(self, reason: str) -> None:
+        for arrival in self.arriving.values():
+            if not arrival.done():
+                arrival.set_exception(Unforkable(reason))
 
 
 class Templates:
@@ -92,11 +96,10 @@ class Templates:
         self._logs = logs
         self._folder = folder
         self._loop = asyncio.get_running_loop()
-        self._can_fork = sandbox.forks
+        self._forks = sandbox.forks
         self._by_key: dict[str, Template] = {}
         self._by_id: dict[str, Template] = {}
-        self._unforkable: dict[str, str] = {}
-        """By key: the reason. Forgotten with the worker: the next one tries again."""
+        self._refusals = Refusals()
         self._tasks: set[asyncio.Task[None]] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -108,22 +111,25 @@ class Templates:
             return await self._fork(container, described)
         except Unforkable as reason:
             container.cold = str(reason)
-            return await self._sandbox.start(described)
+            container.stages.end("template", self._clock.monotonic())
+            container.described = with_token(described, container.token)
+            return await self._sandbox.start(container.described)
 
-    def warm(self, container: Container, described: SandboxSpec) -> None:
-        """Make the template ahead of the first container."""
+    def warm(self, container: Container, described: SandboxSpec) -> asyncio.Future[dict[str, Any]] | None:
+        """Make the template ahead of the first container. Done when it is ready, or will never be; None: not made."""
         key = digest(described, container.spec)
-        if self._can_fork and not container.spec.resources.gpus and key not in self._unforkable | self._by_key:
-            self._make(key, container, described)
+        if self._forks is None or container.spec.resources.gpus or self._refusals.reason(key, self._clock.monotonic()):
+            return None
+        return (self._by_key.get(key) or self._make(key, container, described)).ready
 
     async def _fork(self, container: Container, described: SandboxSpec) -> SandboxProcess:
-        if not self._can_fork:
+        if self._forks is None:
             raise Unforkable(f"the sandbox tier {self._sandbox.name!r} cannot fork")
         if described.gpus:
             raise Unforkable("it has GPUs: their devices belong to a sandbox of its own")
         key = digest(described, container.spec)
-        if key in self._unforkable:
-            raise Unforkable(self._unforkable[key])
+        if reason := self._refusals.reason(key, self._clock.monotonic()):
+            raise Unforkable(reason)
         template = self._by_key.get(key) or self._make(key, container, described)
         template.used = self._clock.monotonic()
         await self._await_ready(template, container)
@@ -155,50 +161,54 @@ class Templates:
         )
 
     async def _fork_of(self, template: Template, container: Container, described: SandboxSpec) -> SandboxProcess:
-        container_id = container.container_id
-        home = template.folder / "pool" / container_id
-        os.rename(container.folder, home)
-        os.symlink(home, container.folder)
-        prepared = await asyncio.to_thread(self._sandbox.prepare_fork, described)
+        assert self._forks is not None
+        began = self._clock.monotonic()
         arrival: asyncio.Future[int] = self._loop.create_future()
-        template.arriving[container_id] = arrival
+        arrival.add_done_callback(lambda future: future.cancelled() or future.exception())
+        template.arriving[container.container_id] = arrival
+        prepared: PreparedFork | None = None
         try:
-            self._ask(template, described, prepared)
+            prepared = await asyncio.to_thread(self._forks.prepare, described)
+            if template.peer is None:
+                raise Unforkable(template.ended or HAS_ENDED)
+            folders.move_into(template.folder, container.folder)
+            self._ask(template, template.peer, described, prepared)
             async with asyncio.timeout(FORK):
                 pid = await arrival
-            return prepared.started(pid)
+            process = prepared.started(pid)
         except (Unforkable, TimeoutError, OSError) as problem:
-            words = prepared.last_words()
-            await asyncio.to_thread(prepared.abandon)
-            _empty(container.folder)
             reason = str(problem) if isinstance(problem, Unforkable) else f"a fork failed: {problem!r}"
-            reason = f"{reason} {words}".rstrip()
-            if template.peer is not None:  # it lives, so the next fork would fail too
-                self._refuse(template, reason)
+            reason = await self._undo(container, prepared, reason)
+            await self._remove_ended(template.folder)
+            if not template.ended:
+                self._failed(template, reason, began)
             raise Unforkable(reason) from problem
         finally:
-            template.arriving.pop(container_id, None)
+            template.arriving.pop(container.container_id, None)
+        self._refusals.succeeded(template.key)
+        return process
 
-    def _ask(self, template: Template, described: SandboxSpec, prepared: PreparedFork) -> None:
-        if template.peer is None or template.peer.closed:
-            raise Unforkable("its template has ended")
-        given = dict(template.sandbox.env)
-        wanted = dict(described.env)
-        request = {
-            "container_id": described.container_id,
-            "keep": kept_mounts(described),
-            "shm_mib": described.memory_limit or max(64, total_memory_mib() // 2),
-            "rlimits": prepared.rlimits,
-            "cwd": described.cwd,
-            "env": {name: value for name, value in wanted.items() if given.get(name) != value},
-            "threads": int(wanted.get("OMP_NUM_THREADS", "1") or 1),
-        }
+    async def _undo(self, container: Container, prepared: PreparedFork | None, reason: str) -> str:
+        """The reason, with the fork's own words. Should it come after all, its token is not valid any more."""
+        container.token = secrets.token_hex(32)
+        if container.peer is not None:
+            container.peer.close()
+        if prepared is not None:
+            reason = f"{reason}: {words}" if (words := prepared.last_words()) else reason
+            await asyncio.to_thread(prepared.abandon)
+        await asyncio.to_thread(folders.take_back, container.folder)
+        return reason
+
+    def _ask(self, template: Template, peer: Peer, described: SandboxSpec, prepared: PreparedFork) -> None:
+        request = fork_request(described, template.sandbox, prepared.rlimits, total_memory_mib())
         groups = prepared.open_groups()
         try:
             (frame,) = encode(Kind.REQUEST, 0, {"method": "fork", "params": request})
-            template.peer.send(frame, groups)
+            peer.send(frame, groups)
         finally:
             close_all(groups)
+        if faults.armed:
+            faults.point("worker.fork_requested")
 
     def arrived(self, container: Container, pid: int) -> None:
         """A container said hello. `pid`: on the host."""
@@ -223,6 +233,7 @@ class Templates:
             sandbox=template_sandbox(described, template_id, token, folder),
             hidden=container.hidden,
             used=self._clock.monotonic(),
+            began=self._clock.monotonic(),
             ready=self._loop.create_future(),
         )
         template.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -232,26 +243,24 @@ class Templates:
 
     async def _run(self, template: Template) -> None:
         try:
-            template.folder.mkdir(mode=0o700)
-            (template.folder / "pool").mkdir(mode=0o711)
+            folders.make_template_folder(template.folder)
             template.process = process = await self._sandbox.start(template.sandbox)
-            _note(template.folder, process)
+            folders.note_process(template.folder, process)
+            if template.ended:  # before it was there to be killed
+                process.kill()
+            template.pump = OutputPump(self._loop, process.outputs, self._sink(template))
+            end = await process.wait()
+            await template.pump.finish()
+            if not template.ready.done():
+                self._failed(template, f"its template ended before it was ready: {end.describe()}", template.began)
         except Exception as problem:
-            self._refuse(template, f"its template could not be started: {problem}")
-            return
-        template.pump = OutputPump(self._loop, process.outputs, self._sink(template))
-        await process.wait()
-        if template.ready.done():
-            self._end(template, "its template has ended")
-        else:
-            self._refuse(template, "its template ended before it was ready")
-        for arrival in template.arriving.values():
-            if not arrival.done():
-                arrival.set_exception(Unforkable("its template has ended"))
-        process.close()
+            self._failed(template, f"its template could not be started: {problem}", template.began)
+        self._drop(template, HAS_ENDED)
+        if template.process is not None:
+            template.process.close()
         self._by_id.pop(template.template_id, None)
-        if not template.containers:
-            await asyncio.to_thread(shutil.rmtree, template.folder, ignore_errors=True)
+        await self._remove_ended(template.folder)
+        template.gone.set()
 
     def _sink(self, template: Template) -> Callable[[int, str | None, list[str]], None]:
         def sink(stream: int, _call: str | None, lines: list[str]) -> None:
@@ -265,38 +274,52 @@ class Templates:
 
     def _refuse(self, template: Template, reason: str) -> None:
         """Containers of this version start cold from now on."""
-        self._unforkable[template.key] = reason
+        self._refusals.refuse(template.key, reason)
         self._end(template, reason)
+
+    def _failed(self, template: Template, reason: str, began: float) -> None:
+        """Who waits for it starts cold. The next one tries again, but not for ever."""
+        refused = self._refusals.failed(template.key, reason, began, self._clock.monotonic())
+        if refused or not template.ready.done():
+            self._end(template, reason)
 
     def _end(self, template: Template, reason: str) -> None:
         """It is not needed now; another one is made when it is."""
+        template.ended = template.ended or reason
+        self._drop(template, reason)
+
+    def _drop(self, template: Template, reason: str) -> None:
+        """At the end of its connection it ends; containers of it go on."""
         if self._by_key.get(template.key) is template:
             del self._by_key[template.key]
         if not template.ready.done():
             template.ready.set_exception(Unforkable(reason))
-        self._close(template)
-
-    def _close(self, template: Template) -> None:
-        """At the end of its connection it ends; containers of it go on."""
+        template.lose_arrivals(reason)
         if template.peer is not None:
             template.peer.close()
-        if template.process is not None and not template.containers:
+        if template.process is not None and not template.has_containers:
             template.process.kill()
 
     def images(self) -> list[ImageSpec]:
         """Of the templates that live, whose files must stay though their app may have ended."""
         current = set(self._by_key.values())
-        return [t.spec.image for t in self._by_id.values() if t in current or t.containers]
+        return [t.spec.image for t in self._by_id.values() if t in current or t.has_containers]
 
     def release(self, alive: Collection[str]) -> None:
         """Ends those of apps that are over: whoever prunes wants the disk more than a warm start."""
         for template in list(self._by_key.values()):
-            if template.app_id not in alive and not template.containers:
+            if template.app_id not in alive and not template.has_containers:
                 self._end(template, "its image was pruned")
 
-    def end_all(self, reason: str) -> None:
+    async def end_all(self, reason: str) -> None:
+        """Those without containers are gone then: they take milliseconds."""
+        ending = [template for template in self._by_id.values() if not template.has_containers]
         for template in list(self._by_key.values()):
             self._end(template, reason)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END):
+                for template in ending:
+                    await template.gone.wait()
 
     def forget_secret(self, key: str) -> None:
         """A secret was changed or deleted: nothing is forked any more from a process that has read it."""
@@ -308,12 +331,14 @@ class Templates:
         """Called now and then."""
         sizes = {t: t.process.usage().memory for t in self._by_key.values() if t.process is not None}
         allowed = total_memory_mib() // MEMORY_SHARE
-        for template in sorted(sizes, key=lambda t: t.used):
+        for template in sorted((t for t in sizes if t.ready.done()), key=lambda t: (sizes[t] <= allowed, t.used)):
             if sum(sizes.values()) <= allowed:
                 return
-            if template.ready.done():
+            size = sizes.pop(template)
+            if size > allowed:
+                self._refuse(template, f"its template takes {size} MiB, and all together may keep {allowed} MiB here")
+            else:
                 self._end(template, "other templates needed its memory")
-                del sizes[template]
 
     # Its connection
 
@@ -348,7 +373,7 @@ class Templates:
             elif method == "fork_ended":
                 arrival = template.arriving.get(str(parameters["container_id"]))
                 if arrival is not None and not arrival.done():
-                    arrival.set_exception(Unforkable("a fork of it could not become a container"))
+                    arrival.set_exception(Unforkable(f"a fork of it did not start: {parameters['reason'][:500]}"))
         except (ValueError, TypeError, KeyError):
             peer.close()
 
@@ -362,97 +387,36 @@ class Templates:
         self.keep_to_budget()
 
     def gone(self, template: Template, peer: Peer) -> None:
-        """Its connection ended."""
-        if template.peer is peer:
-            template.peer = None
-            self._end(template, "its template has ended")
+        """Its connection ended. A fork that it has made without telling is refused: its container starts cold."""
+        if template.peer is not peer:
+            return
+        template.peer = None
+        if template.ready.done():
+            self._drop(template, HAS_ENDED)
+        elif template.process is not None:  # `_run` will know how it ended
+            self._loop.call_later(END, template.process.kill)
 
-    # A worker's start
+    # What is left of them
+
+    async def remove(self, folder: Path) -> None:
+        """The folder of a container that has ended, and its template's, if that has ended and this was the last."""
+        template = folders.template_of(folder)
+        await asyncio.to_thread(folders.remove_folder, folder)
+        if template is not None:
+            await self._remove_ended(template)
+
+    async def _remove_ended(self, template: Path) -> None:
+        """Called whenever a template has ended and whenever it has one container less: the later of the two removes."""
+        if template.name not in self._by_id and not folders.forks_in(template):
+            await asyncio.to_thread(folders.remove_template, template, self._sandbox)
 
     def remove_leftovers(self, kept: set[str]) -> None:
         """Templates of an earlier worker. Those whose containers live end without them; the others are killed."""
         for folder in self._folder.iterdir():
-            if any(path.name in kept for path in (folder / "pool").glob("ct-*")):
-                continue
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                noted = json.loads((folder / "process").read_text())
-                process = self._sandbox.adopt(folder.name, str(folder), noted["pid"], noted["started"])
-                if process is not None:
-                    process.kill()
-                    process.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            if not kept.intersection(folders.forks_in(folder)):
+                folders.remove_template(folder, self._sandbox)
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def digest(described: SandboxSpec, spec: FunctionSpec) -> str:
-    """Of everything that the import can see. Secrets are part of the environment, and so of this."""
-    plain = [
-        described.argv,
-        sorted((name, value) for name, value in described.env if name not in PER_CONTAINER),
-        [(mount.source, mount.target, mount.read_only) for mount in described.mounts],
-        to_plain(described.root),
-        [described.cwd, described.block_network, described.memory_limit, described.cpu_limit, described.pids_limit],
-        to_plain(spec.code),
-        [spec.kind, spec.parameters],
-    ]
-    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
-
-
-def template_sandbox(described: SandboxSpec, template_id: str, token: str, folder: Path) -> SandboxSpec:
-    """The sandbox of a container, without what is the container's own: one thread, no device, and a pool."""
-    env = dict(described.env) | dict.fromkeys(THREADS, "1")
-    env |= {"LORRY_TEMPLATE": "1", "LORRY_CONTAINER_ID": template_id, "LORRY_TOKEN": token, "CUDA_VISIBLE_DEVICES": ""}
-    env.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
-    pool = Mount(source=str(folder / "pool"), target=POOL, read_only=False)
-    return dataclasses.replace(
-        described,
-        container_id=template_id,
-        env=tuple(sorted(env.items())),
-        folder=str(folder),
-        mounts=(*described.mounts, pool),
-        gpus=(),
-        template=True,
-    )
-
-
-def kept_mounts(described: SandboxSpec) -> list[str]:
-    """What lies mounted below the folders that each container has for itself, the outermost only."""
-    own = [f"{folder}/" for folder in (HOME, TMP, VAR_TMP)]
-    targets = sorted(mount.target for mount in described.mounts if mount.target.startswith(tuple(own)))
-    kept: list[str] = []
-    for target in targets:
-        if not kept or not target.startswith(f"{kept[-1]}/"):
-            kept.append(target)
-    return kept
-
-
-def remove_folder(folder: Path) -> None:
-    """A container's folder: its own, or a link into its template's."""
-    if folder.is_symlink():
-        _remove_tree(folder.resolve())
-        folder.unlink(missing_ok=True)
-    else:
-        _remove_tree(folder)
-
-
-def _remove_tree(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except RecursionError:  # a program may nest its folders as deep as it likes
-        subprocess.run(["rm", "-rf", "--", folder], check=False, capture_output=True)
-
-
-def _note(folder: Path, process: SandboxProcess) -> None:
-    (folder / "process").write_text(json.dumps({"pid": process.pid, "started": process.pid_started}))
-
-
-def _empty(folder: Path) -> None:
-    """For a cold start in the folder of a fork that failed."""
-    for name in ("home", "tmp", "root"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("out", "err", "exit", "cgroup", "forked"):
-        (folder / name).unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from lorry.images.runner import DirectRunner
 from lorry.model.function import FunctionSpec
 from lorry.model.records import AppState, CallState, ContainerRecord
 from lorry.sandbox import detect
+from lorry.sandbox.cgroups import remove_blocking
 from lorry.sandbox.interface import Feature
 from lorry.sandbox.records import read_exit, read_group
 from lorry.server.adopted import noted
@@ -43,7 +44,8 @@ from lorry.server.apps import Apps
 from lorry.server.build_sandbox import SandboxedBuilds
 from lorry.server.exec import Execs
 from lorry.server.exec_result import with_code
-from lorry.server.fleet import Fleet, Services
+from lorry.server.fleet import Fleet
+from lorry.server.folders import remove_folder
 from lorry.server.frontend import Frontend, Method
 from lorry.server.journal import Journal
 from lorry.server.logs import LogStore
@@ -53,8 +55,9 @@ from lorry.server.peers import accept_on
 from lorry.server.provision import Provision, provision_owner
 from lorry.server.retention import Retention
 from lorry.server.scaler import Scaler
+from lorry.server.services import Services
 from lorry.server.switch import Switch
-from lorry.server.templates import Templates, remove_folder
+from lorry.server.templates import Templates
 from lorry.server.watchdog import Watchdog
 from lorry.store.sqlite import SqliteStore
 from lorry.timeouts import RETENTION_INTERVAL, SCALE_INTERVAL, TICK, USAGE_INTERVAL
@@ -183,7 +186,8 @@ class Worker:
             self._forget_container(record, stopped)
         folder = self._settings.state_dir / "containers"
         for leftover in set(os.listdir(folder)) - set(kept):
-            read_group(str(folder / leftover)).kill()  # one that was started as the worker died, before its row
+            # One that was started as the worker died, before its row.
+            remove_blocking(read_group(str(folder / leftover)))
             remove_folder(folder / leftover)
         for name in set(os.listdir(notes)) - set(kept):
             (notes / name).unlink()
@@ -269,9 +273,10 @@ class Worker:
 
     async def _shut_down(self) -> None:
         self.scaler.halt()
+        self.fleet.halt()
         if not self._hand_over:
             await self._stop_everything()
-        self.templates.end_all("the server ends")
+        await self.templates.end_all("the server ends")
         await self.journal.settle()
         for listener in self._listeners:  # who comes from now on waits in the backlog, for the next server
             self._loop.remove_reader(listener)

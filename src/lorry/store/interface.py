@@ -147,6 +147,10 @@ class Store(Protocol):
         """Insert or replace by id."""
         ...
 
+    def container(self, container_id: str) -> ContainerRecord:
+        """NotFoundError when there is none."""
+        ...
+
     def containers(self, *, app_id: str | None = None, live_only: bool = True) -> Sequence[ContainerRecord]:
         """Newest first. Live: `stopped_at` is None."""
         ...

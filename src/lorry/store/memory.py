@@ -106,6 +106,12 @@ class MemoryStore(MemoryCalls):
     def put_container(self, container: ContainerRecord) -> None:
         self._containers[container.container_id] = container
 
+    def container(self, container_id: str) -> ContainerRecord:
+        self._check_open()
+        if container_id not in self._containers:
+            raise NotFoundError(f"There is no container {container_id}.")
+        return self._containers[container_id]
+
     def containers(self, *, app_id: str | None = None, live_only: bool = True) -> Sequence[ContainerRecord]:
         self._check_open()
         return _newest(

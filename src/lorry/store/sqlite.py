@@ -184,6 +184,9 @@ class SqliteStore:
     def put_container(self, container: ContainerRecord) -> Awaitable[None]:
         return self._write(sqlite_containers.put_container, container)
 
+    def container(self, container_id: str) -> ContainerRecord:
+        return self._read(sqlite_containers.container, container_id)
+
     def containers(self, *, app_id: str | None = None, live_only: bool = True) -> Sequence[ContainerRecord]:
         return self._read(sqlite_containers.containers, app_id, live_only)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import apsw
 
+from lorry.errors import NotFoundError
 from lorry.model.records import ContainerRecord, DecisionRecord, UsageRecord
-from lorry.store.rows import CONTAINER, DECISION, USAGE, records
+from lorry.store.rows import CONTAINER, DECISION, USAGE, first, records
 
 PUT_CONTAINER = """
 INSERT INTO container (container_id, app_id, function, token, pid, pid_started, state, created_at,
@@ -18,6 +19,11 @@ ON CONFLICT (container_id) DO UPDATE SET
     pid_started = excluded.pid_started, state = excluded.state, created_at = excluded.created_at,
     resources = excluded.resources, stopped_at = excluded.stopped_at, reason = excluded.reason,
     peak_memory = excluded.peak_memory
+"""
+CONTAINER_BY_ID = """
+SELECT container_id, app_id, function, token, pid, pid_started, state, created_at, resources, stopped_at,
+       reason, peak_memory
+FROM container WHERE container_id = ?
 """
 LIVE_CONTAINERS = """
 SELECT container_id, app_id, function, token, pid, pid_started, state, created_at, resources, stopped_at,
@@ -52,6 +58,13 @@ SELECT at, subject, kind, reason FROM decision WHERE subject = ? ORDER BY at DES
 
 def put_container(db: apsw.Connection, container: ContainerRecord) -> None:
     db.execute(PUT_CONTAINER, CONTAINER.values(container))
+
+
+def container(db: apsw.Connection, container_id: str) -> ContainerRecord:
+    row = first(db, CONTAINER_BY_ID, (container_id,))
+    if row is None:
+        raise NotFoundError(f"There is no container {container_id}.")
+    return CONTAINER.record(row)
 
 
 def containers(db: apsw.Connection, app_id: str | None, live_only: bool) -> list[ContainerRecord]:

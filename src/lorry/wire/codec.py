@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 import json
+import reprlib
 import types
 import typing
 from typing import Any, TypeVar
@@ -55,23 +56,33 @@ def _hints(cls: type) -> dict[str, Any]:
 def _build(kind: Any, plain: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = _hints(kind)
+        _check(plain, dict)
         known = {key: _build(hints[key], item) for key, item in plain.items() if key in hints}
         return kind(**known)
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         return None if plain is None else _build(_only(kind), plain)
     if origin is tuple:
+        _check(plain, list)
         arguments = typing.get_args(kind)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_build(arguments[0], item) for item in plain)
         return tuple(_build(a, item) for a, item in zip(arguments, plain, strict=True))
     if kind is bytes:
+        _check(plain, str)
         return base64.b64decode(plain)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(plain)
-    if kind is float and isinstance(plain, int):
+    if kind is float and type(plain) is int:
         return float(plain)
+    if kind in (str, int, float, bool):
+        _check(plain, kind)
     return plain
+
+
+def _check(plain: Any, kind: type) -> None:
+    if type(plain) is not kind:  # not isinstance: bool is an int
+        raise TypeError(f"{reprlib.repr(plain)} is no {kind.__name__}")
 
 
 def _only(union: Any) -> Any:
