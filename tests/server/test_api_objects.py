@@ -14,6 +14,7 @@ from lorry.clock import ManualClock
 from lorry.sdk.steps import Ask
 from lorry.sdk.upload import PIECE, upload_bytes
 from lorry.server.api_objects import ObjectApi
+from lorry.server.parameters import checked
 from lorry.storage.blobs import BlobStore
 from lorry.storage.secrets import SecretBox
 from lorry.store.memory import MemoryStore
@@ -22,6 +23,11 @@ from lorry.store.memory import MemoryStore
 def api(folder: Path) -> ObjectApi:
     provision: Any = SimpleNamespace(secrets=SecretBox(folder / "secret.key"))
     return ObjectApi(ManualClock(), MemoryStore(), provision)
+
+
+async def answer(objects: ObjectApi, session: Any, step: Ask) -> Any:
+    """As the frontend calls it."""
+    return await getattr(objects, step.method)(session, checked(step.method, step.params), 1)
 
 
 def test_equal_values_have_the_same_id_on_one_server_only(tmp_path: Path) -> None:
@@ -65,7 +71,7 @@ def test_an_upload_that_loses_its_server_begins_again(tmp_path: Path, size: int,
                     objects.forget(session)  # type: ignore[arg-type]
                     session = object()
                 sent += 1
-            step = steps.send(asyncio.run(getattr(objects, step.method)(session, step.params, 1)))
+            step = steps.send(asyncio.run(answer(objects, session, step)))
     except StopIteration as ended:
         digest = ended.value
     assert blobs.path(digest).read_bytes() == data[:size]
@@ -77,6 +83,6 @@ def test_a_last_piece_that_is_asked_again_finds_the_file_there(tmp_path: Path) -
     objects = ObjectApi(ManualClock(), MemoryStore(), provision)
     params = {"digest": hashlib.sha256(b"x").hexdigest(), "offset": 0, "data": "eA==", "last": True}
     for session in (object(), object()):
-        reply = asyncio.run(objects.blob_put(session, params, 1))  # type: ignore[arg-type]
+        reply = asyncio.run(answer(objects, session, Ask("blob_put", params)))
         assert reply["done"]
     assert objects._uploads == {}
