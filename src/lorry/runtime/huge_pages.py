@@ -2,7 +2,8 @@
 
 With torch imported a fork takes 1 ms instead of 3.5, with an array of 5 GB 9 instead of 74 (docs/cold-starts.md).
 glibc's own switch for it (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) needs /sys, which a sandbox has not, and does
-nothing for Python's objects. So the kernel is asked for each 2 MiB, at a time when nobody waits.
+nothing for Python's objects. So the kernel is asked for each 2 MiB, at a time when nobody
+waits and nothing is shared.
 """
 
 from __future__ import annotations
@@ -31,6 +32,6 @@ def candidates(maps: str = "/proc/self/maps") -> Iterator[int]:
 
 
 def collapse(address: int) -> bool:
-    """Make these bytes one huge page: 2 to 6 ms. False where it cannot be: nothing was ever written there, they are
-    shared with a fork, or the kernel is older."""
+    """Make these bytes one huge page: 2 to 6 ms. False where it cannot be: nothing was ever written there, or
+    the kernel is older."""
     return bool(libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(SIZE), COLLAPSE) == 0)

@@ -113,7 +113,8 @@ class _Forks:
         self._poll.register(sock, select.POLLIN)
         pages, quiet = list(candidates()), QUIET
         while True:
-            events = self._poll.poll(quiet if pages else None)
+            # Not while a fork lives: what both have would be copied for it, and not be shared any more.
+            events = self._poll.poll(quiet if pages and not self._children else None)
             quiet = QUIET if events else 0
             if not events:
                 collapse(pages.pop())
