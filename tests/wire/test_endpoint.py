@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lorry.wire import pickling
 from lorry.wire.endpoint import ATTACHED, Endpoint, Frame, Message, receive, receive_locked, send
 from lorry.wire.frames import HEADER, MAX_INLINE, Flag, Kind, pack, pack_reference, pack_selection
+from lorry.wire.segments import TWO_CORES
 
 
 class Pair:
@@ -67,6 +68,15 @@ def test_payloads_of_every_size_arrive(pair: Pair, size: int, selection: bytes) 
     assert b"".join(pair.receiver.pieces(frame)) == b"x" * size
     assert bool(frame.flags & Flag.SEGMENT) == (size + len(selection) > MAX_INLINE)
     assert (frame.kind, frame.number, frame.count) == (Kind.RESULT, 5, 1)
+
+
+def test_a_large_array_is_written_whole_by_two_threads(pair: Pair) -> None:
+    values = np.arange(TWO_CORES // 8 + 1001)
+    for _ in range(2):  # the second time over the first
+        frame = pair.pass_on(pickling.dumps(values))
+        assert np.array_equal(pickling.loads(pair.receiver.pieces(frame)), values)
+        pair.give_back()
+        values = values[::-1].copy()
 
 
 def test_arrays_are_not_copied_on_arrival_and_their_segment_is_used_again(pair: Pair) -> None:

@@ -17,12 +17,15 @@ import mmap
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorry.wire.pickling import Piece
 
 ALIGNMENT = 64
+TWO_CORES = 64 << 20
+"""Bytes from which a second thread is worth its start."""
 _GRAIN = 1 << 20
 _ADD_SEALS = 1033
 _SEALS = 2 | 4 | 16
@@ -36,6 +39,22 @@ def offsets(lengths: Sequence[int]) -> tuple[list[int], int]:
         starts.append(end)
         end += -(-length // ALIGNMENT) * ALIGNMENT
     return starts, end
+
+
+def _copy(view: mmap.mmap, start: int, piece: Piece) -> None:
+    """One core does not use all that the memory can do: two take 45 ms for a GiB and one takes 70. Python's own copy
+    holds the interpreter, numpy's does not."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or len(piece) < TWO_CORES:
+        view[start : start + len(piece)] = piece
+        return
+    source = numpy.frombuffer(piece, numpy.uint8)
+    target = numpy.frombuffer(view, numpy.uint8, len(piece), start)
+    half = len(piece) // 2
+    second = threading.Thread(target=numpy.copyto, args=(target[half:], source[half:]))
+    second.start()
+    target[:half] = source[:half]
+    second.join()
 
 
 def memory_budget() -> int:
@@ -82,7 +101,7 @@ class SegmentPool:
         segment = self._take(need)
         try:
             for start, piece in zip(starts, pieces, strict=True):
-                segment.view[start : start + len(piece)] = piece
+                _copy(segment.view, start, piece)
         except BaseException:
             segment.busy = False
             raise
