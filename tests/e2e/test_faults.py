@@ -13,6 +13,7 @@ from pathlib import Path
 
 import journal
 import pytest
+from server_asking import ask
 from server_home import PROGRAMS, ServerHome, processes_of, wait_until
 
 import lorry
@@ -32,11 +33,7 @@ def volume_folder(home: ServerHome) -> Path:
 
 
 def containers() -> list[dict[str, object]]:
-    channel = Channel()
-    try:
-        return list(channel.ask("container_list", {})["containers"])
-    finally:
-        channel.close()
+    return list(ask("container_list")["containers"])
 
 
 WORKER_POINTS = [

@@ -16,6 +16,7 @@ from typing import Any
 
 import hostile
 import pytest
+from server_asking import ask
 from server_home import ServerHome, entered, wait_until
 
 import lorry
@@ -59,17 +60,9 @@ OF_A_TEMPLATE, OF_A_CONTAINER = 4, 6
 
 def unaccounted(worker: int, server: ServerHome) -> int:
     """Descriptors that belong to no template and no container. Those that are being started have not got theirs."""
-    wait_until(lambda: all(row["state"] == "ready" for row in containers()))
+    wait_until(lambda: all(row["state"] == "ready" for row in ask("container_list")["containers"]))
     kept = {name: len(os.listdir(server.state / name)) for name in ("templates", "containers")}
     return descriptors(worker) - OF_A_TEMPLATE * kept["templates"] - OF_A_CONTAINER * kept["containers"]
-
-
-def containers() -> list[dict[str, object]]:
-    channel = Channel()
-    try:
-        return list(channel.ask("container_list", {})["containers"])
-    finally:
-        channel.close()
 
 
 def descriptors(pid: int) -> int:
