@@ -70,8 +70,14 @@ _HANGS = (
 
 def _two_threads(torch: Any) -> None:
     torch.set_num_threads(2)
-    (torch.rand(256, 256) @ torch.rand(256, 256)).sum()
-    torch.rand(200_000).exp().sum()
+    square = _ones(torch, 256, 256)
+    (square @ square).sum()
+    _ones(torch, 200_000).exp().sum()
+
+
+def _ones(torch: Any, *shape: int) -> Any:
+    """On the CPU, whatever the module has made the default: a tensor on a GPU would initialise CUDA."""
+    return torch.ones(shape, device="cpu", dtype=torch.float32)
 
 
 def _passes(work: Callable[[], Any]) -> bool:
@@ -113,7 +119,7 @@ def first_computations(setters: Iterable[Callable[[int], Any]]) -> None:
     if "torch" in sys.modules:
         torch: Any = sys.modules["torch"]
         _reseed(torch)
-        (torch.rand(2, 2) @ torch.rand(2, 2)).sum().item()
+        (_ones(torch, 2, 2) @ _ones(torch, 2, 2)).sum().item()
 
 
 def after_fork(setters: Iterable[Callable[[int], Any]], threads: int) -> None:
