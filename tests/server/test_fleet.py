@@ -57,6 +57,19 @@ def test_a_container_boots_works_and_ends(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_a_full_disk_does_not_lose_sight_of_a_container_that_has_started(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        container = bench.start()
+        (tmp_path / "started" / container.container_id).symlink_to("/dev/full")
+        await turns()
+        bench.hello(container)
+        bench.fleet.ready(container)
+        bench.sandbox.processes[0].end(0)
+        await asyncio.wait_for(container.gone.wait(), 5)
+
+    run(tmp_path, test)
+
+
 @pytest.mark.parametrize("kind", [FunctionKind.FUNCTION, FunctionKind.SANDBOX])
 def test_no_timer_keeps_a_container_that_has_ended(tmp_path: Path, kind: FunctionKind) -> None:
     """A sandbox may have a time-out of a year."""

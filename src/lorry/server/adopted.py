@@ -18,13 +18,11 @@ from lorry.store.interface import Store
 from lorry.wire.codec import from_json, to_json
 
 
-def note(folder: Path, record: ContainerRecord) -> Path:
+def note(folder: Path, record: ContainerRecord) -> None:
     """Its row, until the store has that: a commit takes milliseconds, in which its first input may already run. A
     file outlives a worker that is killed, unsynced too; a machine that stops takes the container with it."""
-    path = folder / record.container_id
-    path.write_text(to_json(record))
-    path.chmod(0o600)
-    return path
+    with contextlib.suppress(OSError):  # a full disk costs at most a second run, should the worker die just now
+        (folder / record.container_id).write_text(to_json(record))
 
 
 def noted(folder: Path) -> list[ContainerRecord]:
