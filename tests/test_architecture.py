@@ -159,7 +159,9 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 INSIDE = ["lorry.runtime.main", "lorry.runtime.sync_runner", "lorry.runtime.async_runner", "lorry.runtime.load"]
 
 
-@pytest.mark.parametrize("module", [*INSIDE, "lorry", "lorry.sdk.app", "lorry.sdk.function", "lorry.sdk.volume"])
+@pytest.mark.parametrize(
+    "module", [*INSIDE, "lorry", "lorry.data", "lorry.sdk.app", "lorry.sdk.function", "lorry.sdk.volume"]
+)
 def test_what_runs_in_containers_needs_only_the_standard_library(module: str) -> None:
     """An image has nothing of Lorry, and maybe nothing at all."""
     program = f"import sys; sys.path.append({str(ROOT.parent)!r}); import {module}"
@@ -192,6 +194,6 @@ def test_pickle_lives_in_one_file_and_the_server_never_unpickles() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert set(lorry.__all__) == set(lorry._HOMES) | {"exception", "weights"}
+    assert set(lorry.__all__) == set(lorry._HOMES) | {"data", "exception", "weights"}
     for name in lorry.__all__:
         assert getattr(lorry, name) is not None

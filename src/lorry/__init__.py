@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lorry import exception, weights
+    from lorry import data, exception, weights
     from lorry.sdk.app import App
     from lorry.sdk.call import FunctionCall
     from lorry.sdk.cls import Cls
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lorry.sdk.sandbox import Sandbox
     from lorry.sdk.secret import Secret
     from lorry.sdk.volume import Volume
+    from lorry.train.run import run
 
 _HOMES = {
     "App": "app",
@@ -63,22 +64,25 @@ _HOMES = {
     "is_local": "context",
     "method": "decorators",
     "parameter": "decorators",
+    "run": "lorry.train.run",
     "web_server": "decorators",
     "wsgi_app": "decorators",
 }
-"""Public name → module of lorry.sdk. Loaded at first use, so that a container loads what its code names."""
+"""Public name → module, of lorry.sdk unless it is a full name. Loaded at first use, so that a container loads what its
+code names."""
 
 
 _NEEDS_LINUX = "Lorry runs on Linux in this version: on macOS in a Linux virtual machine, on Windows in WSL2"
-_SUBMODULES = ("app", "cls", "exception", "functions", "image", "secret", "volume", "weights")
+_SUBMODULES = ("app", "cls", "data", "exception", "functions", "image", "secret", "volume", "weights")
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is not None:
-        if sys.platform != "linux":  # what is imported next names parts of the system that only Linux has
+        full = home.startswith("lorry.")
+        if sys.platform != "linux" and not full:  # what is imported next names parts of the system that only Linux has
             raise importlib.import_module("lorry.errors").ResourceError(_NEEDS_LINUX)
-        value = getattr(importlib.import_module(f"lorry.sdk.{home}"), name)
+        value = getattr(importlib.import_module(home if full else f"lorry.sdk.{home}"), name)
     elif name in _SUBMODULES:
         value = importlib.import_module(f"lorry.{name}")
     else:
@@ -108,6 +112,7 @@ __all__ = [
     "concurrent",
     "current_function_call_id",
     "current_input_id",
+    "data",
     "enable_output",
     "enter",
     "exception",
@@ -116,6 +121,7 @@ __all__ = [
     "is_local",
     "method",
     "parameter",
+    "run",
     "web_server",
     "weights",
     "wsgi_app",

@@ -3,7 +3,8 @@
 Error
 ├── InvalidError              a parameter, decorator or command that cannot work
 ├── ExecutionError            right words, wrong moment (e.g. `.remote` outside a running app)
-│   └── SerializationError    a value that cannot travel, or cannot be rebuilt here
+│   ├── SerializationError    a value that cannot travel, or cannot be rebuilt here
+│   └── StaleAttemptError     a newer attempt of the same training run has begun; this one may not save any more
 ├── NotFoundError             no such app, function, volume, secret or call
 ├── AlreadyExistsError
 ├── ConnectionError           the server cannot be reached or was lost for too long
@@ -12,6 +13,7 @@ Error
 │   ├── CapacityError         no such GPU, not enough memory: will never fit here
 │   ├── StorageFullError      the state directory's disk is full; nothing acknowledged is lost
 │   └── OutOfMemoryError      a container passed its memory limit
+├── CorruptCheckpointError    a file of a checkpoint is damaged or missing; the message names it
 ├── ImageBuildError           carries the tail of the build log
 ├── TimeoutError
 │   ├── FunctionTimeoutError
@@ -47,6 +49,10 @@ class SerializationError(ExecutionError):
     """A value that cannot be pickled, or cannot be rebuilt on this side."""
 
 
+class StaleAttemptError(ExecutionError):
+    """A newer attempt of this training run has begun, so this one can save nothing any more: end it."""
+
+
 class NotFoundError(Error):
     """No app, function, volume, secret or call of that name."""
 
@@ -77,6 +83,10 @@ class StorageFullError(ResourceError):
 
 class OutOfMemoryError(ResourceError):
     """A container passed its memory limit and was killed by the kernel."""
+
+
+class CorruptCheckpointError(Error):
+    """A file of a checkpoint is damaged or missing; the message names it, and where it was moved to."""
 
 
 class ImageBuildError(Error):
