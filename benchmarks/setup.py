@@ -19,6 +19,7 @@ ENVIRONMENTS = {
     "ray": ("ray==2.60.0", NUMPY),
     "dask": ("distributed==2026.8.0", "dask==2026.8.0", NUMPY),
     "joblib": ("joblib==1.5.*", NUMPY),
+    "data": ("torch==2.13.0", "datasets==5.2.0", NUMPY),
     "coldstart": ("ray==2.60.0", "torch==2.13.0", "safetensors==0.8.0", NUMPY),
 }
 

@@ -2,12 +2,16 @@
 
     lorry run examples/finetune.py                                        # Python's standard library
     lorry run examples/finetune.py --data shakespeare.txt --prompt "To be"
-    lorry run examples/finetune.py --data notes.txt --model EleutherAI/gpt-neo-125M
+    lorry run examples/finetune.py --data notes.txt --model EleutherAI/gpt-neo-125M --lora
     lorry run examples/finetune.py::generate --prompt "To be"             # again, from the saved weights
 
 Without --model, a GPT-Neo of 0.7 million parameters starts from random weights and takes about a minute on
 two CPU cores. --model continues from real weights of the Hugging Face hub: put gpu="L4" on `finetune` for
-that, or lower --steps, which is the one dial.
+that, or lower --steps, which is the one dial. --lora trains small matrices beside the weights and leaves these
+as they are, so that a checkpoint has a few megabytes.
+
+Kill it at any moment, `kill -9` included: it goes on from its last checkpoint, to the same weights. After Ctrl-C,
+`lorry runs resume` goes on. See docs/training.md.
 """
 
 import json
@@ -25,7 +29,14 @@ import lorry
 app = lorry.App("finetune")
 image = (
     lorry.Image.debian_slim()
-    .uv_pip_install("torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "safetensors==0.8.0", "numpy==2.4.6")
+    .uv_pip_install(
+        "torch==2.13.0",
+        "transformers==5.23.0",
+        "tokenizers==0.23.3",
+        "safetensors==0.8.0",
+        "numpy==2.4.6",
+        "peft==0.21.2",
+    )
     .env(
         {
             "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads lose most of a core that others also use
@@ -41,6 +52,7 @@ DATA, MODELS = "/data", "/models"
 
 with image.imports():  # on your machine none of these is needed
     import torch
+    from peft import LoraConfig, get_peft_model
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
         AutoModelForCausalLM,
@@ -85,9 +97,10 @@ def new_model(vocabulary: int) -> "GPTNeoForCausalLM":
 # 3. Train.
 
 
-@app.function(image=image, volumes={DATA: data_volume, MODELS: model_volume}, timeout="24h")
-def finetune(data: str, model: str | None = None, steps: int = 2000) -> dict:
+@app.function(image=image, volumes={DATA: data_volume, MODELS: model_volume}, timeout="1h", resumable=True)
+def finetune(data: str, model: str | None = None, steps: int = 2000, lora: bool = False) -> dict:
     started = time.monotonic()
+    run = lorry.run()
     torch.manual_seed(1337)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     text = Path(data).read_text(encoding="utf-8", errors="replace")
@@ -101,23 +114,31 @@ def finetune(data: str, model: str | None = None, steps: int = 2000) -> dict:
         tokenizer = train_tokenizer(text)
         net = new_model(len(tokenizer))
         peak_lr, batch, context = 3e-3, 4, 128
+    if lora:
+        net = get_peft_model(net, LoraConfig(r=16, target_modules="all-linear"))
+        peak_lr *= 2
     net.to(device).train()
 
     ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
     if len(ids) <= context:
         raise ValueError(f"{data} has {len(ids)} tokens; one training sequence alone takes {context + 1}")
-    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    trained = [p for p in net.parameters() if p.requires_grad]
+    millions = sum(p.numel() for p in trained) / 1e6
     print(f"{millions:.1f} M parameters, {len(ids):,} tokens of text, {steps} steps on {device}", flush=True)
 
-    optimizer = torch.optim.AdamW(net.parameters(), lr=peak_lr, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(trained, lr=peak_lr, betas=(0.9, 0.95), weight_decay=0.1)
     warmup = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(  # a short climb, then half a cosine down to a tenth
         optimizer,
         lambda n: min((n + 1) / warmup, 0.55 + 0.45 * math.cos(math.pi * min(1.0, n / steps))),
     )
     losses: list[float] = []
+    run.track(model=net, optimizer=optimizer, schedule=schedule, losses=losses)
+    run.total_steps = steps
+    run.restore()  # at the first attempt there is nothing
+    done = run.step_number
     first_step = time.monotonic()
-    for step in range(1, steps + 1):
+    for step in range(done + 1, steps + 1):
         starts = torch.randint(len(ids) - context, (batch,)).tolist()
         x = torch.stack([ids[s : s + context] for s in starts]).to(device)
         loss = net(input_ids=x, labels=x).loss
@@ -127,18 +148,21 @@ def finetune(data: str, model: str | None = None, steps: int = 2000) -> dict:
         optimizer.zero_grad()
         schedule.step()
         losses.append(loss.item())
-        if step == 1 or step % max(1, steps // 20) == 0:
-            per_step = (time.monotonic() - first_step) / step
+        if step == done + 1 or step % max(1, steps // 20) == 0:
+            per_step = (time.monotonic() - first_step) / (step - done)
             speed, left = batch * context / per_step, per_step * (steps - step)
             print(
                 f"step {step:>5}/{steps}  loss {losses[-1]:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left",
                 flush=True,
             )
+        run.step(loss=losses[-1])  # the one place where it may save, or stop to go on in the next slice
 
     # 4. Keep it. A folder appears under its name when it is whole; LATEST names the newest one.
 
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     unfinished, path, pointer = Path(MODELS, f".{name}"), Path(MODELS, name), Path(MODELS, f".latest-{name}")
+    if lora:
+        net = net.merge_and_unload()  # for whoever loads it, a model as any other
     net.save_pretrained(unfinished)  # safetensors
     tokenizer.save_pretrained(unfinished)
     unfinished.rename(path)
@@ -202,14 +226,14 @@ def standard_library(limit: int = 1_500_000) -> str:
 
 
 @app.local_entrypoint()
-def main(data: str = "", model: str = "", steps: int = 2000, prompt: str = ""):
+def main(data: str = "", model: str = "", steps: int = 2000, prompt: str = "", lora: bool = False):
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(data or Path(scratch, "stdlib.txt"))
         if not data:
             local.write_text(standard_library(), encoding="utf-8")
         with data_volume.batch_upload(force=True) as batch:
             batch.put_file(local, f"/{local.name}")
-    result = finetune.remote(f"{DATA}/{local.name}", model or None, steps)
+    result = finetune.remote(f"{DATA}/{local.name}", model or None, steps, lora)
     print(json.dumps(result))
     print(f"loss {result['first50']} -> {result['last50']} in {result['seconds']} s; it now writes:\n")
     print(generate.remote(prompt or ("\n" if data else "def")))

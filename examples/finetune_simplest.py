@@ -7,7 +7,7 @@ import lorry
 
 app = lorry.App("finetune-simplest")
 image = lorry.Image.debian_slim().uv_pip_install(  # the same as in finetune.py: built once
-    "torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "safetensors==0.8.0", "numpy==2.4.6"
+    "torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "safetensors==0.8.0", "numpy==2.4.6", "peft==0.21.2"
 )
 volume = lorry.Volume.from_name("finetune-simplest", create_if_missing=True)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lorry.sdk.file_pattern_matcher import FilePatternMatcher
     from lorry.sdk.function import Function
     from lorry.sdk.image import Image
+    from lorry.sdk.resumable import Resumable
     from lorry.sdk.retries import Retries
     from lorry.sdk.sandbox import Sandbox
     from lorry.sdk.secret import Secret
@@ -47,6 +48,7 @@ _HOMES = {
     "Function": "function",
     "FunctionCall": "call",
     "Image": "image",
+    "Resumable": "resumable",
     "Retries": "retries",
     "Sandbox": "sandbox",
     "Secret": "secret",
@@ -102,6 +104,7 @@ __all__ = [
     "Function",
     "FunctionCall",
     "Image",
+    "Resumable",
     "Retries",
     "Sandbox",
     "Secret",

@@ -89,6 +89,10 @@ class CorruptCheckpointError(Error):
     """A file of a checkpoint is damaged or missing; the message names it, and where it was moved to."""
 
 
+class SliceTooShortError(InvalidError):
+    """One step of training and one save do not fit into a slice (`timeout`); the message has the arithmetic."""
+
+
 class ImageBuildError(Error):
     """An image could not be built; the message ends with the tail of the build log."""
 
@@ -131,6 +135,15 @@ class InternalError(Error):
 
 class InputCancellation(BaseException):
     """Raised inside user code when its input is cancelled. Catch it only to clean up, then re-raise."""
+
+
+class YieldSlice(BaseException):
+    """Raised by `run.step()` once everything is saved, when the attempt has to end. Like SystemExit: let it pass."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason`: "slice" (its time is over), "drain" (the platform wants the container) or "cancel"."""
+        super().__init__(reason)
+        self.reason = reason
 
 
 BY_NAME: dict[str, type[Error]] = {

@@ -31,7 +31,8 @@ def test_version(lorry: Terminal) -> None:
 
 def test_help_names_every_command(lorry: Terminal) -> None:
     text = lorry("--help").stdout
-    for command in ("run", "deploy", "app", "ps", "container", "volume", "secret", "server", "df", "prune", "why"):
+    names = ("run", "deploy", "app", "runs", "ps", "container", "volume", "secret", "server", "df", "prune", "why")
+    for command in names:
         assert command in text
 
 
@@ -47,7 +48,8 @@ def test_completion_offers_commands(lorry: Terminal) -> None:
 
 
 def test_looking_commands_start_no_server(fresh: Terminal) -> None:
-    for line in ("app list", "ps", "container list --json", "df", "volume list", "secret list --json", "prune --yes"):
+    lines = "app list,runs,runs list --json,ps,container list --json,df,volume list,secret list --json,prune --yes"
+    for line in lines.split(","):
         fresh(*line.split())
     assert "does not run" in fresh("doctor").stdout
     assert json.loads(fresh("server", "status", "--json", code=1).stdout) == {"running": False}

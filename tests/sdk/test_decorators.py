@@ -284,8 +284,8 @@ def test_right_values_are_accepted_and_none_is_the_same_as_nothing(name: str) ->
 
 
 def test_a_parameter_without_effect_warns_for_the_line_of_the_decorator() -> None:
-    with pytest.warns(UserWarning, match="resumable= is accepted, but") as caught:
-        make_app().function(resumable=True)
+    with pytest.warns(UserWarning, match="budget= is accepted, but") as caught:
+        make_app().function(budget=5)
     assert caught[0].filename == __file__
 
 

@@ -44,6 +44,14 @@ def pieces_of(rng: random.Random, count: int) -> list[Selection]:
     return parts
 
 
+def test_runs_travel_singly_however_quick_they_are() -> None:
+    state = MapState(ordered=True, singly=True)
+    for start in range(50):
+        state.add(state.chunk_size, (b"x", []))
+        state.take(*result(start, ((0, 1),), [None], micros=1))
+        assert state.chunk_size == 1
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False), st.lists(st.integers(1, 8), min_size=1, max_size=8), st.booleans())
 def test_every_input_has_exactly_one_output(rng: random.Random, sizes: list[int], ordered: bool) -> None:

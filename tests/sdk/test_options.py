@@ -139,8 +139,8 @@ def test_a_class_takes_no_schedule() -> None:
 
 
 def test_parameters_without_effect_warn_once_each() -> None:
-    with pytest.warns(UserWarning, match="resumable= is accepted, but") as caught:
-        opt.warn_later({"resumable": True, "budget": None}, "@app.function")
+    with pytest.warns(UserWarning, match="proxy= is accepted, but") as caught:
+        opt.warn_later({"proxy": "p", "budget": None}, "@app.function")
     assert len(caught) == 1
 
 

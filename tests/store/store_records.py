@@ -22,6 +22,7 @@ from lorry.model.records import (
     UsageRecord,
     VolumeRecord,
 )
+from lorry.model.run import RunRecord, RunState
 from lorry.store.interface import Store
 
 T = TypeVar("T")
@@ -128,6 +129,23 @@ def secret(number: int = 1, name: str | None = "hf", **changes: Any) -> SecretRe
         "created_at": 1.0,
     }
     return SecretRecord(**fields | changes)
+
+
+def run(number: int = 1, chunk: int = 0, **changes: Any) -> RunRecord:
+    fields = {
+        "run_id": f"ru-{number}",
+        "app_id": "ap-1",
+        "app_name": "train",
+        "tag": "f",
+        "function": 1,
+        "call": call_id(number),
+        "chunk": chunk,
+        "state": RunState.RUNNING,
+        "created_at": 100.0 + number,
+        "since": 100.0 + number,
+        "folder": f"train/f/ru-{number}",
+    }
+    return RunRecord(**fields | changes)
 
 
 def journal(store: Store, *, inputs: int = 4, chunks: int = 1, number: int = 1) -> None:

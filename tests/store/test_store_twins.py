@@ -11,10 +11,11 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_records import app, call, call_id, chunk, container, decision, result, secret, usage, volume
+from store_records import app, call, call_id, chunk, container, decision, result, run, secret, usage, volume
 
 from lorry.errors import Error
 from lorry.model.records import AppState, Status
+from lorry.model.run import AttemptEnd, RunState
 from lorry.model.selection import from_indices
 from lorry.store.interface import Store
 from lorry.store.memory import MemoryStore
@@ -80,6 +81,27 @@ rows = st.one_of(
     write("put_secret", st.builds(secret, calls, names)),
     write("delete_secret", calls.map("se-{}".format)),
 )
+run_ids = calls.map("ru-{}".format)
+containers = st.sampled_from(["ct-1", "ct-2"])
+runs = st.one_of(
+    write("begin_run", st.builds(run, calls, created_at=times), containers, times),
+    write("begin_run", st.builds(run, calls, created_at=times), containers, times),
+    write("move_head", run_ids, st.integers(1, 4), containers, st.just("ab" * 32), st.integers(0, 9)),
+    write(
+        "end_attempt",
+        run_ids,
+        containers,
+        times,
+        st.sampled_from(list(AttemptEnd)),
+        st.sampled_from(["", "it died"]),
+        st.none() | st.just(7),
+        st.just(2.5),
+    ),
+    write(
+        "finish_run", calls.map(call_id), chunks, st.sampled_from([RunState.DONE, RunState.FAILED]), times, st.just("")
+    ),
+    write("resume_run", run_ids, st.just("ap-2"), st.just(2), st.integers(4, 5).map(call_id), times),
+)
 expiry = st.tuples(times, times).map(lambda at: lambda store: store.expire(calls_before=at[0], rows_before=at[1]))
 # Every history starts with a call that forgets and one that keeps, so that most of its verbs find something.
 BEGINNING: list[Write] = [
@@ -88,7 +110,9 @@ BEGINNING: list[Write] = [
     lambda store: store.accept_chunk(chunk(1, 0, 4)),
     lambda store: store.accept_chunk(chunk(2, 0, 4)),
 ]
-histories = st.lists(st.lists(st.one_of(inputs, inputs, inputs, rows), min_size=2, max_size=10), min_size=2, max_size=6)
+histories = st.lists(
+    st.lists(st.one_of(inputs, inputs, inputs, rows, runs, runs), min_size=2, max_size=10), min_size=2, max_size=6
+)
 
 
 def view(store: Store) -> dict[str, Any]:
@@ -106,6 +130,15 @@ def view(store: Store) -> dict[str, Any]:
         "apps": [store.apps(), store.apps(running_only=True), store.deployment("train")],
         "versions": store.next_version("train"),
         "functions": [store.functions(one) for one in apps],
+        "runs": [
+            store.runs(),
+            store.runs(under_way_only=True),
+            store.runs(app_id="ap-2", limit=1),
+            store.runs(prefix="ru-2"),
+        ],
+        "run": [attempt(store.run, f"ru-{number}") for number in range(1, 4)],
+        "attempts": [store.open_attempts(), *(store.attempts(f"ru-{number}") for number in range(1, 4))],
+        "runs of": [(store.run_of(one, 0), store.runs_of_call(one)) for one in ids],
         "containers": [store.containers(), store.containers(live_only=False)],
         "usage": store.usage(),
         "decisions": store.decisions("ap-1"),

@@ -39,7 +39,12 @@ class Ended:
 
 class Attempts:
     def __init__(self, python: Path) -> None:
-        environ = {**os.environ, "PYTHONPATH": str(Path(lorry.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        environ = {
+            **os.environ,
+            "PYTHONPATH": str(Path(lorry.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         self._process = subprocess.Popen(
             [python, PROGRAMS / "forker.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True
         )
@@ -51,14 +56,17 @@ class Attempts:
         program: str = "tiny",
         kill_after: float | None = None,
         fault: str = "",
+        warm: bool = False,
         **options: Any,
     ) -> Ended:
-        """One attempt. `kill_after`: seconds until SIGKILL; `fault`: as LORRY_FAULT."""
+        """One attempt. `kill_after`: seconds until SIGKILL; `fault`: as LORRY_FAULT; `warm`: what the program imports
+        is imported before the fork."""
         order = {
             "folder": str(folder),
             "program": program,
             "kill_after": kill_after,
             "fault": fault,
+            "warm": warm,
             "options": options,
         }
         assert self._process.stdin is not None

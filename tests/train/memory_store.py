@@ -62,6 +62,6 @@ class MemoryStore:
             raise CorruptCheckpointError(f"chunk {chunk.sha256[:12]} is damaged")
         return data
 
-    def collect(self, keep: Collection[str]) -> int:
+    def collect(self, keep: Collection[str], *, sweep: bool = True) -> int:
         self.kept.append(set(keep))
         return 0

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lorry.train import local_store
+from lorry.train import files
 from lorry.train.local_store import LocalStore
 from lorry.train.manifest import BLOB, Entry, Head, Manifest
 from lorry.train.store import resolve
@@ -78,7 +78,7 @@ def die_after(count: int) -> None:
         left -= len(data)
         return write(descriptor, data)
 
-    local_store.os = type("os", (), {**vars(os), "write": staticmethod(write_some)})  # type: ignore[attr-defined]
+    files.os = type("os", (), {**vars(os), "write": staticmethod(write_some)})  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import itertools
 import json
 import random
 import sys
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,23 @@ from hypothesis import strategies as st
 
 import lorry
 from lorry.errors import ExecutionError, InvalidError
-from lorry.train.batches import AHEAD, Batches
+from lorry.train.batches import AHEAD, Batches, Job
+from lorry.train.data import Dataset
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("numbered")
+    for name, first, stop in (("a", 0, 3), ("b", 3, 1500), ("c", 1500, 2000)):
+        (folder / f"{name}.txt").write_text("".join(f"{number}\n" for number in range(first, stop)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        return lorry.data.text(folder)
 
 
 def checkpoint(data: Batches) -> Any:
@@ -67,6 +79,56 @@ def test_every_sample_comes_once_per_epoch_whatever_is_killed(
     assert seen == whole
     for epoch in range(epochs):
         assert sorted(whole[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def through_workers(data: Batches, prefetched: int) -> Iterator[list[Any]]:
+    """What a Loader does, without processes: so many batches are made before the loop gets the first of them."""
+    jobs, waiting = data.jobs(), deque[Job]()
+
+    def made() -> Iterator[tuple[Job, Any]]:
+        waiting.extend(itertools.islice(jobs, prefetched))
+        while waiting:
+            job = waiting.popleft()
+            yield job, data.make(job)
+            waiting.extend(itertools.islice(jobs, 1))
+
+    return data.hand_out(made())
+
+
+@given(
+    windows=st.sampled_from([1, 2, 7]),
+    epochs=st.integers(1, 2),
+    seed=st.integers(0, 5),
+    attempts=st.lists(
+        st.tuples(st.integers(1, 400), st.integers(0, 12), st.sampled_from([0, 1, 6]), st.integers(1, 5)), max_size=20
+    ),
+)
+def test_lines_come_once_per_epoch_whatever_is_killed(
+    numbered: Dataset, windows: int, epochs: int, seed: int, attempts: list[tuple[int, int, int, int]]
+) -> None:
+    """An attempt has a batch size, batches it lives for, batches that its workers prefetch, and steps between saves;
+    whoever is killed takes with it what was done since the last."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lorry.train.lines.WINDOW", -(-sum(file.size for file in numbered.files) // windows))
+        assert numbered.windows == windows
+
+        def data(batch: int) -> Batches:
+            return numbered.batches(batch=batch, epochs=epochs, seed=seed)
+
+        whole = list(itertools.chain(*data(7)))
+        committed, kept = checkpoint(data(1)), 0
+        seen: list[str] = []
+        for batch, lives, prefetched, every in [*attempts, (13, sys.maxsize, 2, 1)]:
+            loop, seen = after(data(batch), committed), seen[:kept]
+            for step, samples in enumerate(through_workers(loop, prefetched) if prefetched else loop, 1):
+                seen += samples
+                if step % every == 0:
+                    committed, kept = checkpoint(loop), len(seen)
+                if step > lives:
+                    break
+    assert seen == whole
+    for epoch in range(epochs):
+        assert sorted(whole[epoch * 2000 : (epoch + 1) * 2000]) == sorted(map(str, range(2000)))
 
 
 def test_each_epoch_has_another_order_and_each_seed_too() -> None:
@@ -144,7 +206,7 @@ def test_resume_at_the_end_of_ten_million_samples_computes_one_block(monkeypatch
         asked.append(stop - start)
         return list(range(start, stop))
 
-    monkeypatch.setattr("lorry.train.batches.Permutation.block", block)
+    monkeypatch.setattr("lorry.train.order.Permutation.block", block)
     assert [len(batch) for batch in after(data, state)] == [10]
     assert sum(asked) == 10
 

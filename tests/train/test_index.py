@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lorry.errors import InvalidError, ResourceError
 from lorry.train import index
-from lorry.train.index import NUMBER, Version, open_index, write_index
+from lorry.train.index import NUMBER, LineIndex, open_index, write_index
+from lorry.train.sources import MappedFile, Version
 
 FINDERS = [index._find, index._find_with_numpy]
 
@@ -30,6 +31,11 @@ def version(path: Path) -> Version:
         return Version.of(str(path), file.fileno())
 
 
+def indexed(path: Path) -> LineIndex:
+    found = version(path)
+    return open_index(found, MappedFile(found))
+
+
 def lines_of(data: bytes) -> list[bytes]:
     """The definition, in slow words."""
     text = data.removeprefix(b"\xef\xbb\xbf")
@@ -37,8 +43,8 @@ def lines_of(data: bytes) -> list[bytes]:
 
 
 def read_all(data: bytes, find: index.Finder) -> list[bytes]:
-    out = io.BytesIO()
-    write_index(io.BytesIO(data), out, find)
+    out, source = io.BytesIO(), io.BytesIO(data)
+    write_index(lambda _, buffer: source.readinto(buffer), out, find)
     kept = out.getvalue()
     assert kept[-32:] == hashlib.sha256(data).digest()
     starts = [number for (number,) in NUMBER.iter_unpack(kept[:-32])]
@@ -66,11 +72,11 @@ def test_lines_are_found_whatever_the_blocks(find: index.Finder, data: bytes) ->
 def test_an_index_is_made_once_and_then_mapped(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\ntwo\n\nthree")
-    first = open_index(version(path))
+    first = indexed(path)
     monkeypatch.setattr(index, "write_index", None)
-    again = open_index(version(path))
+    again = indexed(path)
     assert first.count == again.count == 3
-    assert again.span(1) == (4, 9)
+    assert list(again.starts) == [0, 4, 9, 14]
     assert again.sha256 == hashlib.sha256(b"one\ntwo\n\nthree").hexdigest()
     assert [entry.stat().st_size for entry in cache.iterdir()] == [8 * 4 + 32]
 
@@ -79,13 +85,13 @@ def test_another_version_gets_another_index_and_the_old_one_goes(tmp_path: Path,
     path, other = tmp_path / "a.txt", tmp_path / "b.txt"
     path.write_bytes(b"one\n")
     other.write_bytes(b"one\n")
-    open_index(version(other))
-    old = open_index(version(path))
+    indexed(other)
+    old = indexed(path)
     with path.open("ab") as file:
         file.write(b"two\n")
-    assert open_index(version(path)).count == 2
+    assert indexed(path).count == 2
     assert old.count == 1
-    assert old.span(0) == (0, 4)  # whoever has it mapped keeps it
+    assert list(old.starts) == [0, 4]  # whoever has it mapped keeps it
     assert len(list(cache.iterdir())) == 2
 
 
@@ -95,22 +101,22 @@ def test_another_version_gets_another_index_and_the_old_one_goes(tmp_path: Path,
 def test_an_index_that_is_not_whole_is_made_again(tmp_path: Path, cache: Path, damage: object) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\ntwo\n")
-    open_index(version(path))
+    indexed(path)
     kept = next(cache.iterdir())
     kept.write_bytes(damage(kept.read_bytes()))  # type: ignore[operator]
-    assert open_index(version(path)).count == 2
+    assert indexed(path).count == 2
 
 
 def test_what_a_killed_process_left_goes_after_an_hour(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\n")
-    place = index._place(version(path))
+    place = cache / f"{version(path).key}.lines"
     cache.mkdir(parents=True)
     young, old = place.with_name(f"{place.name}.young"), place.with_name(f"{place.name}.old")
     young.touch()
     old.touch()
     os.utime(old, (1, 1))
-    open_index(version(path))
+    indexed(path)
     assert set(cache.iterdir()) == {place, young}
 
 
@@ -119,7 +125,6 @@ def test_a_file_that_grows_while_it_is_indexed_is_refused(
 ) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\n")
-    found = version(path)
 
     def growing(*arguments: object) -> None:
         write_index(*arguments)  # type: ignore[arg-type]
@@ -127,7 +132,7 @@ def test_a_file_that_grows_while_it_is_indexed_is_refused(
 
     monkeypatch.setattr(index, "write_index", growing)
     with pytest.raises(InvalidError, match="changed while it was indexed"):
-        open_index(found)
+        indexed(path)
     assert list(cache.iterdir()) == []
 
 
@@ -136,4 +141,4 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     path.write_bytes(b"one\n")
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))
     with pytest.raises(ResourceError, match="XDG_CACHE_HOME"):
-        open_index(version(path))
+        indexed(path)

@@ -21,6 +21,7 @@ from lorry.errors import (
     StaleAttemptError,
     StorageFullError,
 )
+from lorry.train.batches import Batches
 from lorry.train.policy import Every
 from lorry.train.run import Options, Run
 
@@ -285,7 +286,7 @@ def test_every_so_many_seconds(lab: Lab) -> None:
 
 def test_auto_saves_the_first_step_and_then_by_what_it_cost(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     run = lab.run(every="auto")
-    monkeypatch.setattr(run._staging, "take", slow(lab.clock, run._staging.take, 0.5))
+    monkeypatch.setattr(run._checkpoints._staging, "take", slow(lab.clock, run._checkpoints._staging.take, 0.5))
     for _ in range(1000):
         lab.clock.advance(1)
         step(run)
@@ -310,10 +311,10 @@ def test_attempts_that_were_cut_off_make_checkpoints_more_frequent(lab: Lab) -> 
     for _ in range(3):
         crash(lab.run())
     last = lab.run(every=100)
-    assert last._interruptions == 4
+    assert last.interruptions == 4
     last.step()
     last.finish()
-    assert lab.run()._interruptions == 4, "a run that finished was not interrupted"
+    assert lab.run().interruptions == 4, "a run that finished was not interrupted"
 
 
 def test_a_checkpoint_that_is_due_while_one_is_written_is_skipped_and_counted(lab: Lab) -> None:
@@ -361,6 +362,38 @@ def test_an_exception_saves_nothing_for_the_state_may_be_half_of_a_step(lab: Lab
         run.step()
         raise ZeroDivisionError
     assert not lab.store.manifests
+
+
+def test_a_batch_whose_step_was_not_called_is_done_again(lab: Lab) -> None:
+    def data() -> Batches:
+        return Batches(list(range(40)), batch=4, shuffle=False)
+
+    first = data()
+    run = lab.run(every=3, data=first)
+    assert run.total_steps == 10
+    for batch in first:
+        if batch[0] == 16:
+            break  # it was taken, and nothing was done with it as far as anybody knows
+        step(run)
+    with pytest.warns(UserWarning, match="a batch was taken.*newest checkpoint is that of step 3;"):
+        run.finish()
+    second = data()
+    again = lab.run(every=3, data=second)
+    assert again.step_number == 3
+    assert next(iter(second))[0] == 12
+    crash(again)
+
+
+def test_a_break_at_the_safe_point_and_a_loop_s_own_end_save_the_last_step(lab: Lab) -> None:
+    for stop_at in (4, 10):
+        data = Batches(list(range(40)), batch=4, shuffle=False)
+        with lab.run(every=1000, data=data) as run:
+            for _batch in data:
+                run.step()
+                if run.step_number == stop_at:
+                    break
+        assert lab.store.current is not None
+        assert lab.store.current.step == stop_at
 
 
 def test_manifests_to_keep_are_told_to_the_store(lab: Lab) -> None:
@@ -458,4 +491,4 @@ def test_what_a_checkpoint_cost_is_a_metric(lab: Lab) -> None:
     costs = next(row["checkpoint"] for row in rows if "checkpoint" in row)
     assert costs["step"] == 1
     assert costs["bytes"] >= costs["new_bytes"] >= 100_000
-    assert costs.keys() == {"step", "stall", "persist", "bytes", "new_bytes"}
+    assert costs.keys() == {"step", "stall", "persist", "bytes", "new_bytes", "manifest"}

@@ -16,7 +16,7 @@ import store_saving
 from store_saving import contents, saved, staged, state_at
 
 from lorry.errors import StorageFullError
-from lorry.train import local_store
+from lorry.train import folder_store
 from lorry.train.local_store import LocalStore
 from lorry.train.manifest import Head, Manifest
 from lorry.train.store import resolve
@@ -88,7 +88,7 @@ subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
 }
 AFTER = """
 (folder / "filler").unlink(missing_ok=True)
-assert sys.argv[3] == "read-only" or not list((folder / "incoming").iterdir())
+assert sys.argv[3] == "read-only" or not list((folder / "incoming").glob("*/*"))
 assert saved(store, 3, 1, head.manifest).step == store.head().step == 3
 assert contents(store, resolve(store)) == state_at(3)
 """
@@ -135,7 +135,7 @@ def test_a_stale_attempt_on_a_full_disk_takes_nothing_from_the_newer_one(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     found: list[Manifest] = []
-    monkeypatch.setattr(local_store, "sync_folder", full)
+    monkeypatch.setattr(folder_store, "sync_folder", full)
     with pytest.raises(StorageFullError):
         saved(store, 2, 1, head.manifest)
     newer.commit(found[0])
@@ -167,7 +167,7 @@ def test_a_manifest_that_may_not_grow(store: LocalStore, head: Head, tmp_path: P
 
 def unharmed(store: LocalStore, head: Head, folder: Path) -> None:
     assert store.head() == head
-    assert not list((folder / "incoming").iterdir())
+    assert not list((folder / "incoming").glob("*/*"))
     assert len(list((folder / "m").iterdir())) == 1
     assert len(list((folder / "chunks").glob("*/*"))) == 3
     newest = saved(store, 2, 1, head.manifest)

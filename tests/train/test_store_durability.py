@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from store_saving import FROZEN, saved, staged, state_at
 
-from lorry.train.local_store import YOUNG, LocalStore
+from lorry.train.folder_store import YOUNG
+from lorry.train.local_store import LocalStore
 
 
 class Disk:

@@ -18,7 +18,8 @@ import store_saving
 from store_saving import contents, saved, state_at
 
 from lorry import faults
-from lorry.errors import StaleAttemptError
+from lorry.errors import ResourceError, StaleAttemptError
+from lorry.train import lock
 from lorry.train.local_store import LocalStore
 from lorry.train.manifest import Head
 from lorry.train.store import resolve
@@ -68,7 +69,7 @@ def test_kill_9_at_a_named_point_leaves_the_head_before_it(tmp_path: Path, point
     head = checked_head(tmp_path)
     assert head is not None
     assert (head.step, head.token) == (5, 2)
-    assert not list((tmp_path / "incoming").iterdir())
+    assert not list((tmp_path / "incoming").glob("*/*"))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -178,3 +179,41 @@ def test_an_attempt_that_begins_during_a_save_wins(tmp_path: Path, monkeypatch: 
     assert newest is not None
     assert (newest.step, newest.token) == (2, 2)
     assert resolve(newer) == newer.manifest(newest.manifest)
+
+
+def test_an_attempt_that_is_stopped_in_a_commit_is_named_and_the_next_one_waits_no_longer_than_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with attempt(tmp_path, 5, "train.head_swap_before:2:stop") as stopped:
+        os.waitpid(stopped.pid, os.WUNTRACED)
+        with monkeypatch.context() as soon:
+            soon.setattr(lock, "PATIENCE", 0.1)
+            with pytest.raises(ResourceError, match=rf"Process {stopped.pid} \(stopped\) has held .*LOCK for 0.1 s"):
+                LocalStore(tmp_path).begin()
+        stopped.send_signal(signal.SIGCONT)
+        assert LocalStore(tmp_path).begin() == 2
+        stopped.wait(30)
+    head = checked_head(tmp_path)
+    assert head is not None
+    assert head.step >= 2
+
+
+def test_a_fork_that_is_born_in_a_commit_does_not_keep_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DataLoader's worker has all of its parent's descriptors."""
+    store, forks = LocalStore(tmp_path), []
+
+    def fork() -> None:
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        forks.append(child)
+
+    stop_at(monkeypatch, "train.manifest_written", fork)
+    head = saved(store, 1, store.begin())
+    monkeypatch.setattr(lock, "PATIENCE", 0.5)
+    saved(store, 2, 1, head.manifest)
+    os.kill(forks[0], signal.SIGKILL)
+    os.waitpid(forks[0], 0)

@@ -34,6 +34,7 @@ class Attempts(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="lorry-store-", dir=memory if memory.is_dir() else None))
         self.committed: dict[str, tuple[Manifest, list[bytes]]] = {}
         self.damaged: set[Path] = set()
+        self.collected: set[str] = set()
         self.head: str | None = None
         self.step = 0
         self.restart()
@@ -95,19 +96,24 @@ class Attempts(RuleBasedStateMachine):
             self.damaged.add(path)
 
     @precondition(lambda self: self.head is not None)
-    @rule(keep=st.booleans())
-    def collect(self, keep: bool) -> None:
-        """An hour is not over, so nothing goes."""
+    @rule(keep=st.booleans(), sweep=st.booleans())
+    def collect(self, keep: bool, sweep: bool) -> None:
+        """An hour is not over, so only what this attempt made itself goes."""
+        chain = list(self.committed)
+        kept = {self.head, chain[len(chain) // 2]} if keep else {self.head}
         try:
-            assert self.store.collect([self.head] if keep and self.head else []) == 0
+            self.store.collect([each for each in kept if each], sweep=sweep)
         except CorruptCheckpointError:
             assert self.damaged
+            return
+        self.collected |= {each for each in chain if self.committed[each][0].token == self.token} - kept
+        self.look_again()
 
     def whole(self, manifest_id: str) -> bool:
         manifest, _ = self.committed[manifest_id]
         paths = {self.chunk(chunk.sha256) for chunk in manifest.chunks()}
         paths.add(self.folder / "m" / f"{manifest.step}-{manifest_id}.json")
-        return not paths & self.damaged
+        return manifest_id not in self.collected and not paths & self.damaged
 
     @invariant()
     def the_newest_whole_checkpoint_is_found(self) -> None:

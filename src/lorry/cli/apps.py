@@ -114,7 +114,12 @@ def _wrapped(sentence: str) -> str:
 
 
 def show_logs(params: dict[str, Any], timestamps: bool) -> None:
-    """Print the lines of `app_logs`. What comes while following is filtered here: the server sends it all."""
+    """Print the lines of `app_logs`."""
+    asking.stream("app_logs", params, log_printer(params, timestamps))
+
+
+def log_printer(params: dict[str, Any], timestamps: bool) -> Callable[[dict[str, Any]], None]:
+    """For the events of `app_logs`. What comes while following is filtered here: the server sends it all."""
     display = PipeAwareDisplay()
     wanted = _filter(params)
 
@@ -123,7 +128,7 @@ def show_logs(params: dict[str, Any], timestamps: bool) -> None:
             if wanted(row):
                 display.line({**row, "x": f"{units.moment(row['t'])}  {row['x']}"} if timestamps else row)
 
-    asking.stream("app_logs", params, event)
+    return event
 
 
 def _filter(params: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:

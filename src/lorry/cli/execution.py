@@ -12,12 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorry import config, errors
 from lorry.cli import tracebacks, units
 from lorry.cli.targets import Target
+from lorry.model.function import ResumePolicy
 from lorry.sdk.display import Display, PlainDisplay, line_buffered, note, showing
+
+if TYPE_CHECKING:
+    from lorry.cli.run_watch import RunWatch
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -107,10 +111,11 @@ def execute(target: Target, rest: list[str], values: dict[str, Any], options: Op
     began = time.monotonic()
     code, word, problem, result = 0, "Finished in", None, None
     peak: list[int] = []
+    hints: list[str] = []
     try:
         with displaying(options.quiet) as display:
             try:
-                result = _run(target, rest, values, options, display)
+                result = _run(target, rest, values, options, display, hints)
             finally:
                 peak.append(display.peak_mib)
         _print_result(result)
@@ -125,6 +130,8 @@ def execute(target: Target, rest: list[str], values: dict[str, Any], options: Op
         code, word, problem = EXIT_ERROR, "Failed after", raised
     if problem is not None:
         tracebacks.show(problem)
+    if not options.quiet:
+        print("".join(f"{hint}\n" for hint in hints), end="", file=sys.stderr, flush=True)
     if not options.quiet and not (options.detach and not code):
         text = f"{word} {units.duration(time.monotonic() - began)}"
         text += f", peak memory {units.mebibytes(peak[0])}" if peak and peak[0] else ""
@@ -137,7 +144,10 @@ def _print_result(result: Any) -> None:
         print(result, flush=True)
 
 
-def _run(target: Target, rest: list[str], values: dict[str, Any], options: Options, display: Display) -> Any:
+def _run(
+    target: Target, rest: list[str], values: dict[str, Any], options: Options, display: Display, hints: list[str]
+) -> Any:
+    """`hints` gets a line for each run that is not done when this ends."""
     app = target.app
     if options.detach and not target.is_local and inspect.isgeneratorfunction(target.raw):
         raise errors.InvalidError(f"{target.name} is a generator: somebody must read it, so it cannot be detached")
@@ -145,22 +155,50 @@ def _run(target: Target, rest: list[str], values: dict[str, Any], options: Optio
     starting = not config.resolve().client_socket.exists()
     if starting:
         display.note("Starting the Lorry server …")
-    with app.run(detach=options.detach):
+    with contextlib.ExitStack() as afterwards, app.run(detach=options.detach):
         app_id = app.app_id
         assert app_id is not None
+        watch = _watch_over(target, app_id, options, display)
+        if watch is not None:
+            afterwards.callback(lambda: hints.extend(watch.hints()))
+            afterwards.callback(watch.close)
         if starting:
             _tell_what_isolates(display)
         display.note(f"App {app.name or 'unnamed'} is up: {app_id} ({_objects(target)})")
         try:
             result = call()
         except KeyboardInterrupt:
-            display.note("Leaving the app …" if options.detach else "Stopping the app …")
+            display.note("Leaving the app …" if options.detach else _stopping(target, watch))
             if options.detach:
                 _tell_how_to_go_on(app_id, options)
             raise
     if options.detach:
         _tell_how_to_go_on(app_id, options)
     return result
+
+
+def _policies(target: Target) -> list[ResumePolicy]:
+    """Of the app's resumable functions."""
+    specs = [function.info for function in target.app.registered_functions.values()]
+    return [spec.resumable for spec in specs if spec is not None and spec.resumable is not None]
+
+
+def _watch_over(target: Target, app_id: str, options: Options, display: Display) -> RunWatch | None:
+    """None where there cannot be runs, or nobody stays to see them."""
+    if not _policies(target) or (options.detach and not target.is_local):
+        return None
+    from lorry.cli.run_watch import RunWatch
+
+    return RunWatch(app_id, display)
+
+
+def _stopping(target: Target, watch: RunWatch | None) -> str:
+    active = len(watch.active) if watch is not None else 0
+    if not active:
+        return "Stopping the app …"
+    grace = units.about(max(policy.grace for policy in _policies(target)))
+    who = "its run saves" if active == 1 else f"its {active} runs save"
+    return f"Stopping the app: {who} first, for up to {grace} (Ctrl-C again: do not wait) …"
 
 
 def _tell_what_isolates(display: Display) -> None:
@@ -222,6 +260,8 @@ def _detached_call(target: Target, values: dict[str, Any]) -> Callable[[], Any]:
     def spawn() -> None:
         call = function.spawn(**arguments)
         note(f"Started {target.name}: {call.object_id}")
+        if _policies(target):
+            note(f"  watch it:         lorry runs show {call.object_id} -f")
 
     return spawn
 

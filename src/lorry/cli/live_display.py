@@ -15,7 +15,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from lorry.cli import units
 from lorry.sdk.display import PlainDisplay, shown_text, write_whole
@@ -28,6 +28,12 @@ MAX_BARS = 4
 """Bars of containers (tqdm and the like) shown at once."""
 PATIENCE = 0.5
 """Seconds that a word of the platform waits for a terminal that takes nothing; then it is left out."""
+
+
+class BlockLine(Protocol):
+    """Of the block: asked for its text at each redraw."""
+
+    def text(self, columns: int) -> str: ...
 
 
 class Bar:
@@ -101,7 +107,7 @@ class LiveDisplay(PlainDisplay):
         self._began = time.monotonic()
         self._over = threading.Event()
         self._painter = threading.Thread(target=self._paint, name="lorry-screen", daemon=True)
-        self.bars: set[Bar] = set()
+        self.bars: set[BlockLine] = set()
         self.half_line = False
         """The program has written a line without its end: no block until it is whole."""
         self.half_visible = False
@@ -184,7 +190,7 @@ class LiveDisplay(PlainDisplay):
         if lines != self._drawn and takes_output(self._err, 0):
             dim, plain = ("\x1b[2m", "\x1b[0m") if self._colour else ("", "")
             text = "\n".join(f"{dim}{line}{plain}" for line in lines)
-            write_whole(self._err, _erasing(len(self._drawn)) + text)
+            write_whole(self._err, erasing(len(self._drawn)) + text)
             self._drawn = lines
 
     def _block(self, columns: int) -> list[str]:
@@ -198,11 +204,11 @@ class LiveDisplay(PlainDisplay):
 
     def _erase(self) -> None:
         if self._drawn:
-            write_whole(self._err, _erasing(len(self._drawn)))
+            write_whole(self._err, erasing(len(self._drawn)))
             self._drawn = []
 
 
-def _erasing(lines: int) -> str:
+def erasing(lines: int) -> str:
     """From the end of a block of so many lines: up to its start, then clear to the end of the screen."""
     return "\r" + "\x1b[A" * (lines - 1) + "\x1b[J" if lines else ""
 

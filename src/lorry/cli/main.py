@@ -12,6 +12,7 @@ _COMMANDS = {
     "deploy": "deploy:commands",
     "shell": "shell:commands",
     "app": "apps:commands",
+    "runs": "runs:commands",
     "ps": "containers:ps_command",
     "container": "containers:commands",
     "volume": "volumes:commands",

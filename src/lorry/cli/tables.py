@@ -21,10 +21,12 @@ def show(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, empty
     elif not rows:
         print(empty)
     else:
-        for line in aligned(
-            [[heading for heading, _ in columns], *([_cell(row, c) for _, c in columns] for row in rows)]
-        ):
-            print(line)
+        print("\n".join(lines(rows, columns)))
+
+
+def lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Headings and rows."""
+    return aligned([[heading for heading, _ in columns], *([_cell(row, c) for _, c in columns] for row in rows)])
 
 
 def show_json(value: Any) -> None:

@@ -30,6 +30,13 @@ def duration(seconds: float) -> str:
     raise AssertionError("unreachable")
 
 
+def about(seconds: float) -> str:
+    """What nobody knows exactly: `45 s`, `20 min`, `3 h 12 min`, `2 d 4 h`."""
+    if seconds < 59.5:
+        return f"{max(0.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3570 else duration(round(seconds / 60) * 60)
+
+
 def short_duration(seconds: float) -> str:
     """`0.4 ms`, `12 ms`, `1.52 s`."""
     if seconds >= 1:

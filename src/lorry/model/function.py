@@ -88,6 +88,26 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePolicy:
+    """Of a resumable function: its inputs are runs, which outlive their attempts. Times in seconds."""
+
+    every: str = "auto"
+    """How often to save: worked out, a number of steps ("200"), or a time ("5m")."""
+    grace: float = 30.0
+    """Between asking an attempt to save and end, and killing it."""
+    keep_last: int = 2
+    keep_every: float | None = 3600.0
+    """Of each so many seconds the first checkpoint is kept too."""
+    max_attempts: int = 1000
+    deadline: float | None = None
+    """For the whole run, from its first attempt on."""
+
+    def __post_init__(self) -> None:
+        _refuse_below(0, grace=self.grace, keep_every=self.keep_every, deadline=self.deadline)
+        _refuse_below(1, keep_last=self.keep_last, max_attempts=self.max_attempts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeMount:
     path: str
     volume_id: str
@@ -144,6 +164,8 @@ class FunctionSpec:
     priority: int = 0
     command: tuple[str, ...] = ()
     """The program of a sandbox."""
+    resumable: ResumePolicy | None = None
+    """Set: `timeout` is the length of one slice, and each container takes one input."""
 
     def __post_init__(self) -> None:
         _refuse_below(0, timeout=self.timeout, startup_timeout=self.startup_timeout)

@@ -48,6 +48,8 @@ class Status(IntEnum):
     """One value of a generator; not an end."""
     DONE = 7
     """A generator's end."""
+    CONTINUE = 8
+    """A run's slice is over and its state is committed: the input is queued again; no result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ def run_container(me: ContainerIdentity, loaded: Loaded | None) -> int:
             loaded.enters[:0] = loaded.snaps
         imported = time.monotonic()
         asynchronous = async_runner.needed(spec, loaded)
-        runner = async_runner.AsyncRunner(link, loaded, spec) if asynchronous else SyncRunner(link, loaded)
+        runner = async_runner.AsyncRunner(link, loaded, spec) if asynchronous else SyncRunner(link, loaded, spec)
         _call_hooks(runner, loaded.enters)
     except BaseException as problem:
         on_nudge(lambda: None)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lorry import faults
-from lorry.errors import InputCancellation, InvalidError, SerializationError
+from lorry.errors import InputCancellation, InvalidError, SerializationError, SliceTooShortError, YieldSlice
 from lorry.model import selection as sel
+from lorry.model.function import FunctionSpec
 from lorry.model.records import Selection, Status
 from lorry.runtime import output
+from lorry.runtime import slice as slices
 from lorry.runtime.failure import failure_payload
 from lorry.runtime.link import Link, Payload
 from lorry.runtime.load import Loaded, rebuild_arguments
@@ -25,7 +29,7 @@ CREDIT_WINDOW = 64
 
 
 class SyncRunner:
-    def __init__(self, link: Link, loaded: Loaded) -> None:
+    def __init__(self, link: Link, loaded: Loaded, spec: FunctionSpec | None = None) -> None:
         self._link = link
         self._loaded = loaded
         self._lease = 0
@@ -41,6 +45,11 @@ class SyncRunner:
         self._stopping = False
         self._stream = False
         self._credit = 0
+        self._resumable = spec if spec is not None and spec.resumable is not None else None
+        self._slice: slices.Slice | None = None
+        """Of the current input, if it is a run."""
+        if self._resumable is not None:
+            os.register_at_fork(after_in_child=self._end_slice)  # the run is its parent's
 
     def running(self) -> list[dict[str, Any]]:
         """What a new server must know: it is asked for while reconnecting."""
@@ -61,8 +70,11 @@ class SyncRunner:
     def _handle(self, frame: Frame) -> None:
         if frame.kind == Kind.REQUEST:
             message = self._link.control(frame)
-            if message and message.get("method") == "stop":
+            method = message.get("method") if message else None
+            if method == "stop":
                 self._stopping = True
+            elif method == "yield" and self._slice is not None:
+                self._interrupt(Status.CONTINUE, "drain")
 
     # While user code runs
 
@@ -91,14 +103,37 @@ class SyncRunner:
         if frame.lease != self._lease:
             return
         if frame.kind == Kind.CANCEL:
-            self._interruption = Status.CANCELLED
+            self._interrupt(Status.CANCELLED, "cancel")
             return
         elapsed = time.monotonic() - self._cursor[2]
         if elapsed >= frame.micros / 1e6:
-            self._interruption = Status.TIMEOUT
+            self._interrupt(Status.TIMEOUT, "slice")
         else:
             micros = min(int(elapsed * 1e6), 2**32 - 1)
             self._link.send_plain(Message([pack(Kind.TIMEOUT, lease=self._lease, micros=micros)], []))
+
+    def _interrupt(self, status: Status, reason: str) -> None:
+        """At once, with this outcome; or, if it is a run that keeps its state, at its next safe point."""
+        if self._slice is not None and self._slice.active:
+            self._slice.ask(reason)
+        else:
+            self._interruption = status
+
+    # Slices
+
+    def _begin_slice(self, spec: FunctionSpec) -> None:
+        assert spec.resumable is not None
+        slices.current = self._slice = slices.Slice(spec.timeout, time.monotonic(), spec.resumable)
+
+    def _end_slice(self) -> None:
+        slices.current = self._slice = None
+
+    def _yielded(self) -> tuple[Status, Payload] | None:
+        """The outcome of a run that has ended at a safe point, whatever became of that in the user's code."""
+        if self._slice is None or self._slice.yielded is None:
+            return None
+        reason = self._slice.yielded
+        return Status.CANCELLED if reason == "cancel" else Status.CONTINUE, failure_payload(YieldSlice(reason))
 
     def _run(self, frame: Frame) -> None:
         self._lease, self._call = frame.lease, frame.call
@@ -106,6 +141,8 @@ class SyncRunner:
         self._left = unpack_selection(memoryview(frame.body))[0] if frame.flags & Flag.SELECT else ((0, frame.count),)
         self._interruption = None
         self._stream = bool(frame.flags & Flag.STREAM)
+        if self._resumable is not None:
+            self._begin_slice(self._resumable)
         output.current_call.set(frame.call)
         if faults.armed:
             faults.point("runner.input_received")
@@ -116,6 +153,8 @@ class SyncRunner:
         else:
             self._run_one(frame)
         self._lease = 0
+        if self._slice is not None:
+            self._end_slice()
         self._link.release_unused()
 
     def _run_one(self, frame: Frame) -> None:
@@ -127,7 +166,11 @@ class SyncRunner:
             try:
                 method, arguments, keywords = rebuild_arguments(self._link.endpoint.pieces(frame))
                 function = self._loaded.method(method)
+                if self._slice is not None:
+                    function = self._slice.watched(function)
                 self._interruptible = True
+                if self._slice is not None and self._missed:  # while the arguments were rebuilt
+                    self.nudged()
                 value = function(*arguments, **keywords)
                 self._interruptible = False
                 payload: Payload = pickling.dumps(value)
@@ -138,12 +181,19 @@ class SyncRunner:
                 status, payload = self._failed(problem)
         except InputCancellation as late:
             status, payload = self._failed(late)
+        if self._slice is not None:
+            status, payload = self._yielded() or (status, payload)
         self._reply(status, payload, time.monotonic() - began, Flag.LAST)
 
     def _failed(self, problem: BaseException) -> tuple[Status, Payload]:
         """Status and payload for what user code raised; KeyboardInterrupt and SystemExit count as errors too."""
         if self._interruption is not None and isinstance(problem, InputCancellation):
             return self._interruption, failure_payload(problem)
+        if self._slice is not None and isinstance(problem, YieldSlice):
+            self._slice.yielded = self._slice.yielded or problem.reason
+        elif self._slice is not None and isinstance(problem, SliceTooShortError):  # so would be every other attempt's
+            text = json.dumps({"error": type(problem).__name__, "message": str(problem)})
+            return Status.PLATFORM, (text.encode(), [])
         return Status.ERROR, failure_payload(problem)
 
     def _reply(
@@ -178,6 +228,8 @@ class SyncRunner:
         try:
             method, keywords, inputs, starred = rebuild_arguments(self._link.endpoint.pieces(frame))
             function = self._loaded.method(method)
+            if self._slice is not None:
+                function = self._slice.watched(function)
         except BaseException as problem:
             self._reply(Status.ERROR, failure_payload(problem), 0.0, Flag.LAST, frame.count)
             return
@@ -213,6 +265,9 @@ class SyncRunner:
                 failures[index] = self._failed(problem)
         except InputCancellation as late:
             failures[index] = self._failed(late)
+        if self._slice is not None and (yielded := self._yielded()):
+            del values[before:]
+            failures[index] = yielded
         if index not in failures:
             return
         if len(values) > before:  # it had finished when it was interrupted: the result counts

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lorry.model import selection as sel
-from lorry.model.function import RetryPolicy
+from lorry.model.function import ResumePolicy, RetryPolicy
 from lorry.model.records import Selection, Status
 from lorry.scheduler.adoption import claimed
 from lorry.scheduler.outcomes import MAX_DEATHS, Death, Outcomes
@@ -45,6 +45,7 @@ Key = tuple[bytes, int]
 """(call, chunk)"""
 _YIELD = Status.YIELD
 _RETRIED = (Status.ERROR, Status.TIMEOUT)
+_RESUMED = (Status.CONTINUE, *_RETRIED)
 """Looked up once: a member of an enum costs 0.05 µs each time."""
 Claims = Iterable[tuple[int, Work]]
 """(lease number, what a container says that it is)"""
@@ -62,11 +63,11 @@ class Dispatcher:
 
     # Functions
 
-    def open(self, target: int, policy: RetryPolicy, timeout: float) -> Queue:
+    def open(self, target: int, policy: RetryPolicy, timeout: float, resumable: ResumePolicy | None = None) -> Queue:
         """The queue of a function; made at its first mention."""
         queue = self.queues.get(target)
         if queue is None:
-            queue = self.queues[target] = Queue(target, policy, timeout)
+            queue = self.queues[target] = Queue(target, policy, timeout, resumable)
         return queue
 
     def expect(self, target: int, container: str) -> None:
@@ -276,6 +277,8 @@ class Dispatcher:
         """What of it is final; the rest is retried."""
         work = lease.work
         queue = self.queues[work.target]
+        if queue.resumable is not None and status in _RESUMED:
+            return self._attempt_over(queue, lease, status, now, effects)
         retried: Selection = ()
         if status in _RETRIED and not work.delivered:
             retried = self._outcomes.retried(queue, work, reported, status, now, effects)
@@ -291,6 +294,34 @@ class Dispatcher:
         if queue.pending:
             effects += self._fill(queue, now)
         return sel.subtract(reported, retried)
+
+    def _attempt_over(self, queue: Queue, lease: Lease, status: Status, now: float, effects: list[Effect]) -> Selection:
+        """Of a run, in a container that lives. Only an error of its code is delivered as it came."""
+        work = lease.work
+        end = self._outcomes.attempt_over(queue, lease, status, now, effects)
+        if end is None:
+            effects += self._fill(queue, now)
+        elif end.status is Status.ERROR:
+            deliver = work.indices
+            self._register.forget(work)
+            return deliver
+        else:
+            effects.append(self._outcomes.end(work, end.status, end.text))
+        return ()
+
+    def committed(self, container: str, call: bytes, chunk: int) -> list[Effect]:
+        """A run has a new checkpoint from this container, on disk together with a count of no attempts: they are
+        counted anew from here."""
+        effects: list[Effect] = []
+        for work in self._register.chunk(call, chunk):
+            self._outcomes.progressed(work, container, effects)
+        return effects
+
+    def excuse(self, container: str) -> None:
+        """The platform wants it back: what it works on is not to blame for how its attempt ends."""
+        slot = self._slots.get(container)
+        for lease in slot.leases.values() if slot is not None else ():
+            lease.excused = True
 
     def _end_lease(self, lease: Lease, now: float, effects: list[Effect]) -> None:
         number, work = lease.number, lease.work
@@ -319,13 +350,16 @@ class Dispatcher:
 
     # Endings that nobody in a container decides
 
-    def cancel(self, call: bytes, text: str, now: float) -> list[Effect]:
-        """Drop what waits, ask containers to stop what runs; every input ends as CANCELLED at once."""
+    def cancel(
+        self, call: bytes, text: str, now: float, *, status: Status = Status.CANCELLED, chunk: int | None = None
+    ) -> list[Effect]:
+        """Drop what waits, ask containers to stop what runs; every input (of one chunk) ends as `status` at once."""
         effects: list[Effect] = []
-        for work in self.works_of(call):
+        works = self.works_of(call) if chunk is None else self._register.chunk(call, chunk)
+        for work in works:
             queue = self.queues[work.target]
             queue.withdraw(work)
-            effects.append(self._outcomes.end(work, Status.CANCELLED, text))
+            effects.append(self._outcomes.end(work, status, text))
             if work.lease is not None:
                 effects.append(ask_to_stop(queue, work.lease, now, cancel=True))
         return effects
@@ -337,9 +371,12 @@ class Dispatcher:
         if queue.missing or any(slot.serving for slot in queue.slots.values()):
             return []
         works = [*queue.pending, *(work for _, _, work in queue.delayed if work.due is not None)]
+        effects: list[Effect] = []
         for work in works:
-            queue.withdraw(work)
-        return [self._outcomes.end(work, status, text) for work in works]
+            if not self._outcomes.outlives_failed_start(queue, work, effects):
+                queue.withdraw(work)
+                effects.append(self._outcomes.end(work, status, text))
+        return effects
 
     # Time
 

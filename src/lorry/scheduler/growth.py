@@ -55,7 +55,8 @@ def for_floor(now: float, load: FunctionLoad, machine: MachineLoad, count: Headc
 
 
 def for_buffer(now: float, load: FunctionLoad, machine: MachineLoad, count: Headcount) -> Decision | None:
-    """`buffer_containers` idle ones beyond what the queue will take, while the function is active."""
+    """`buffer_containers` idle ones beyond what the queue will take, while the function is active; and the successors
+    of slices that are about to end."""
     missing = count.needed + count.buffer - count.free
     # A queue that is short of containers itself would eat the buffer, past the limits of its growth.
     if count.short or missing <= 0:
@@ -66,7 +67,11 @@ def for_buffer(now: float, load: FunctionLoad, machine: MachineLoad, count: Head
     start = min(missing, fitting, machine.whole_cores - count.starting)
     if start <= 0:
         return _still_starting(load, count)
-    sentence = f"buffer_containers={count.buffer} and {count.free - count.needed} are spare: start {start}."
+    ending = f" and {load.ending} for slices that end soon" if load.ending else ""
+    sentence = (
+        f"buffer_containers={load.scaling.buffer_containers}{ending}, and {count.free - count.needed} are spare: "
+        f"start {start}."
+    )
     return Decision(start=start, reason=Reason.BUFFER, sentence=sentence)
 
 

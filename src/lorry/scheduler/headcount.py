@@ -19,7 +19,8 @@ class Headcount:
     needed: int
     """Containers without an input that the waiting inputs would fill."""
     buffer: int
-    """Spare ones wanted on top: `buffer_containers` while the function is active, else 0."""
+    """Spare ones wanted on top: `buffer_containers` while the function is active, and one per slice that is about to
+    end."""
     newest_start: float
 
     @property
@@ -52,7 +53,7 @@ def headcount(load: FunctionLoad) -> Headcount:
         starting=sum(view.phase is Phase.STARTING for view in healthy),
         total=len(load.containers),
         needed=-(-max(0, load.waiting - room) // load.per_container),
-        buffer=load.scaling.buffer_containers if active else 0,
+        buffer=(load.scaling.buffer_containers if active else 0) + load.ending,
         newest_start=max((view.started_at for view in load.containers), default=float("-inf")),
     )
 

@@ -55,6 +55,8 @@ class FunctionLoad:
     waiting: int = 0
     """Inputs that no container has; those that wait for a retry's delay are not among them."""
     running: int = 0
+    ending: int = 0
+    """Slices of runs that are about to end: the next one of each needs a container."""
     backlog_since: float | None = None
     """Since when inputs have waited at every look. Not the age of one input: a queue that never empties is more work
     than the containers do, however shortly each input waits. None: unknown, and no queue is taken for short."""

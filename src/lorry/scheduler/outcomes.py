@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lorry.model import selection as sel
 from lorry.model.records import Selection, Status
-from lorry.scheduler import retry
+from lorry.scheduler import retry, slices
 from lorry.scheduler.queue import Queue
 from lorry.scheduler.register import Register
 from lorry.scheduler.work import Effect, Finish, Lease, Remember, Work
@@ -41,7 +41,9 @@ class Outcomes:
         if not work.indices:
             return
         work.lease = None
-        if lease.asked is not None and work.count == 1:
+        if queue.resumable is not None:
+            self._run_died(queue, lease, death, now, effects)
+        elif lease.asked is not None and work.count == 1:
             self._killed_for_time(queue, work, now, effects)
         elif work.delivered:
             text = f"{death.reason}. The generator had delivered values, so it was not started again"
@@ -51,6 +53,56 @@ class Outcomes:
         else:
             guilty = death.charge or lease.blamed or lease.asked is not None
             self._lost(queue, work, death, guilty, effects)
+
+    def _run_died(self, queue: Queue, lease: Lease, death: Death, now: float, effects: list[Effect]) -> None:
+        work = lease.work
+        timed_out = lease.asked is not None
+        status = Status.TIMEOUT if timed_out else Status.LOST
+        if work.bare:
+            self._register.forget(work)
+        elif not (death.charge or lease.blamed or timed_out):
+            self._queue_first(queue, work, halve=False)
+        elif end := self.attempt_over(queue, lease, status, now, effects, reason=death.reason):
+            effects.append(self.end(work, end.status, end.text))
+
+    def attempt_over(
+        self, queue: Queue, lease: Lease, status: Status, now: float, effects: list[Effect], *, reason: str = ""
+    ) -> slices.Next | None:
+        """Of a run. Queue it again, at the end: others have waited longer. Or how it ends."""
+        work = lease.work
+        attempt = slices.Attempt(status=status, committed=lease.committed, excused=lease.excused, reason=reason)
+        (first, _), *_ = work.indices
+        following = slices.after(work.attempts.get(first, 0), attempt, queue.timeout)
+        if following.delay is None:
+            return following
+        if not work.bare:  # else its client asks again
+            self._again(queue, work, work.indices, following.fruitless, now, following.delay, effects)
+        self._register.forget(work)
+        return None
+
+    def progressed(self, work: Work, container: str, effects: list[Effect]) -> None:
+        """A run has a new checkpoint."""
+        if work.lease is not None and work.lease.container == container:
+            work.lease.committed = True
+            work.attempts = {0: 0}
+        else:  # the container ended while that was being written: its attempt was counted, and later
+            self._count(work, 0, effects)
+
+    def outlives_failed_start(self, queue: Queue, work: Work, effects: list[Effect]) -> bool:
+        """Whether it waits for another container although this one did not start: a run that has come some way. It is
+        an attempt in vain."""
+        if queue.resumable is None or not work.attempts:
+            return False
+        fruitless = max(work.attempts.values()) + 1
+        if fruitless >= slices.MOST_FRUITLESS:
+            return False
+        self._count(work, fruitless, effects)
+        return True
+
+    def _count(self, work: Work, attempts: int, effects: list[Effect]) -> None:
+        work.attempts = dict.fromkeys(sel.indices(work.indices), attempts)
+        if work.journaled:
+            effects.append(Remember(work.call, work.chunk, dict(work.attempts)))
 
     def _lost(self, queue: Queue, work: Work, death: Death, guilty: bool, effects: list[Effect]) -> None:
         if guilty and death.alone and work.count == 1:
@@ -97,18 +149,21 @@ class Outcomes:
             retried = sel.union(retried, again)
             if work.bare:
                 continue  # its client asks again
-            part = self._register.split_off(work, again)
-            part.attempts = dict.fromkeys(sel.indices(again), used)
-            part.suspect = False
-            if delay > 0:
-                self._sequence += 1
-                queue.delay(part, now + delay, self._sequence)
-            else:
-                queue.pending.append(part)
-                queue.wake_at(now)
-            if work.journaled:
-                effects.append(Remember(work.call, work.chunk, dict(part.attempts)))
+            self._again(queue, work, again, used, now, delay, effects)
         return retried
+
+    def _again(
+        self, queue: Queue, work: Work, again: Selection, used: int, now: float, delay: float, effects: list[Effect]
+    ) -> None:
+        part = self._register.split_off(work, again)
+        part.suspect = False
+        self._count(part, used, effects)
+        if delay > 0:
+            self._sequence += 1
+            queue.delay(part, now + delay, self._sequence)
+        else:
+            queue.pending.append(part)
+            queue.wake_at(now)
 
     def end(self, work: Work, status: Status, text: str) -> Finish:
         indices = work.indices

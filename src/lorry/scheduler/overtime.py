@@ -8,10 +8,10 @@ from lorry.timeouts import KILL_GRACE
 
 
 def ask_to_stop(queue: Queue, lease: Lease, now: float, *, cancel: bool) -> Stop:
-    """Its container is killed when the lease is not over `KILL_GRACE` seconds later."""
+    """Its container is killed when the lease is not over `queue.grace` seconds later."""
     if lease.asked is None:
         lease.asked = now
-        queue.wake_at(now + KILL_GRACE)
+        queue.wake_at(now + queue.grace)
     return Stop(lease.container, lease.number, cancel)
 
 
@@ -25,10 +25,10 @@ def check_times(queue: Queue, now: float) -> list[Effect]:
                 effects.append(ask_to_stop(queue, lease, now, cancel=False))
             elif lease.asked is None:
                 queue.wake_at(lease.started + queue.timeout)
-            elif now >= lease.asked + KILL_GRACE:
+            elif now >= lease.asked + queue.grace:
                 overdue = True
             else:
-                queue.wake_at(lease.asked + KILL_GRACE)
+                queue.wake_at(lease.asked + queue.grace)
         if overdue:
             effects += _kill(queue, slot, now)
     return effects

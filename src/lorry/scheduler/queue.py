@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lorry.model import selection as sel
-from lorry.model.function import RetryPolicy
+from lorry.model.function import ResumePolicy, RetryPolicy
 from lorry.scheduler.work import Slot, Work
+from lorry.timeouts import KILL_GRACE
 from lorry.wire.frames import HEADER_SIZE, MAX_FRAME, MAX_INLINE
 
 MOST_RANGES = (MAX_FRAME - HEADER_SIZE - MAX_INLINE - 2) // 8
@@ -60,6 +61,8 @@ class Queue:
     target: int
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     timeout: float = 300.0
+    resumable: ResumePolicy | None = None
+    """Its inputs are runs."""
     pending: Backlog = field(default_factory=Backlog)
     delayed: list[tuple[float, int, Work]] = field(default_factory=list)
     """A heap of retries. The entry of a work that is not `due` any more is void."""
@@ -77,6 +80,11 @@ class Queue:
     """Containers that lived before a restart and have neither reconnected nor died."""
     wake: float = math.inf
     """Before this there is no retry due and no time over. It may be too early, never too late."""
+
+    @property
+    def grace(self) -> float:
+        """Seconds between asking a container to stop an input and killing it."""
+        return KILL_GRACE if self.resumable is None else self.resumable.grace
 
     @property
     def waiting(self) -> int:

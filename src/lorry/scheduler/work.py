@@ -27,7 +27,7 @@ class Work:
     again: bool = False
     """A client sent it a second time, or the journal did after a restart: a container may still have it."""
     attempts: dict[int, int] = field(default_factory=dict)
-    """User attempts used up, by index; missing means none."""
+    """User attempts used up, by index; missing means none. Of a run: attempts in vain since its last checkpoint."""
     deaths: int = 0
     """Of containers in which it ran alone; one for a limit of its own counts for several."""
     suspect: bool = False
@@ -80,6 +80,10 @@ class Lease:
     """When the container was told to stop it."""
     blamed: bool = False
     """Its container is killed for what it did under this lease."""
+    committed: bool = False
+    """Of a run: this attempt has moved its newest checkpoint."""
+    excused: bool = False
+    """Of a run: the platform wants the container back, so the attempt does not count."""
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,7 @@ from lorry.sdk.decorators import Marked, check_flag
 from lorry.sdk.function import Function
 from lorry.sdk.image import Image
 from lorry.sdk.launch import Launched, launch
+from lorry.sdk.resumable import check_resumable
 from lorry.sdk.steps import Ask, Steps
 from lorry.wire import identity, pickling
 
@@ -125,6 +126,7 @@ class App:
                 raise InvalidError(f"@app.function() decorates functions, not {target!r}")
             if {"enter", "exit", "method"} & marks.keys():
                 raise InvalidError("@enter, @exit and @method belong to classes decorated with @app.cls()")
+            check_resumable(raw, options, marks)
             tag = options.get("name") or _tag(raw)
             function = Function(tag, raw=raw, app=self, is_generator=_generator(raw, options))
             function.options, function.marks = options, marks
@@ -139,6 +141,11 @@ class App:
         where = "@app.cls"
         if _warn is not None:
             raise InvalidError("@app.cls needs its parentheses: @app.cls()")
+        if options.get("resumable"):
+            raise InvalidError(
+                "@app.cls takes no resumable=: a run is one input of a plain function. Call what the class does from a "
+                "function with @app.function(resumable=…)"
+            )
         options = self._accepted(options, where, opt.NOT_CLS)
 
         def decorate(target: type) -> Cls:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ from lorry.sdk.steps import Ask, Steps
 
 if TYPE_CHECKING:
     from lorry.sdk.app import App
+
+PRESSED_TWICE = 1.0
+"""Seconds."""
 
 
 class Run:
@@ -81,14 +85,18 @@ def _tell(method: str, **params: Any) -> Steps[None]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C while the app is being stopped must not leave containers behind; a third one may."""
+    """A key that was pressed twice must not cut short how an app is stopped; a Ctrl-C that comes later may, and so may
+    a third one: then the server goes on with it alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGINT)
+    began = time.monotonic()
 
     def once(_number: int, _frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
+        if time.monotonic() - began > PRESSED_TWICE:
+            signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGINT, once)
     try:

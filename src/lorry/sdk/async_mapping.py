@@ -35,7 +35,8 @@ async def async_map(
 ) -> AsyncIterator[Any]:
     """Iterables may be asynchronous or not; several are zipped."""
     starred = starred or len(iterables) > 1
-    run = AsyncMap(await drive(function._hydrated()), Batch(function, kwargs, starred), ordered)
+    number = await drive(function._hydrated())
+    run = AsyncMap(number, Batch(function, kwargs, starred), MapState(ordered=ordered, singly=function.is_resumable))
     inputs = _zip(iterables) if len(iterables) > 1 else _asynchronous(iterables[0])
     try:
         async for value in run.outputs(inputs):
@@ -68,10 +69,10 @@ async def _zip(iterables: Iterable[Any]) -> AsyncIterator[tuple[Any, ...]]:
 
 
 class AsyncMap:
-    def __init__(self, number: int, batch: Batch, ordered: bool) -> None:
+    def __init__(self, number: int, batch: Batch, state: MapState) -> None:
         self._number = number
         self._batch = batch
-        self._state = MapState(ordered=ordered)
+        self._state = state
         self._channel = AsyncChannel()
         self._call = _ids.next()
         self._frames: asyncio.Queue[Frame | None] = asyncio.Queue()

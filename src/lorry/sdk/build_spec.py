@@ -16,6 +16,7 @@ from lorry.model.image import ImageSpec
 from lorry.sdk import options as opt
 from lorry.sdk.function import is_generator_function
 from lorry.sdk.option_checks import mount_path
+from lorry.sdk.resumable import resume_policy
 from lorry.sdk.secret import Secret
 from lorry.sdk.source import file_of, relative_entry
 from lorry.sdk.steps import Steps
@@ -118,4 +119,5 @@ def function_spec(
         generator_methods=tuple(name for name, method in methods.items() if is_generator_function(method)),
         tags=tuple(sorted((given.get("tags") or {}).items())),
         priority=int(given.get("priority") or 0),
+        resumable=resume_policy(given.get("resumable")),
     )

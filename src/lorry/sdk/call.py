@@ -51,7 +51,7 @@ class FunctionCall:
     get = twin(_get)
 
     def _locate(self, index: int) -> Steps[tuple[int, int]]:
-        """Chunk and place in it. A spawn_map sends chunks of one fixed size, all but the last full."""
+        """Chunk and place in it. A spawn_map sends chunks of one fixed size, all but the last full; runs singly."""
         if index == 0:
             return 0, 0
         info = yield Ask("call_info", {"call": self.object_id})
@@ -59,7 +59,8 @@ class FunctionCall:
             raise errors.InvalidError(f"index {index}: {self.object_id} has {info['inputs']} inputs")
         from lorry.sdk.mapping import SPAWN_CHUNK
 
-        return index - index % SPAWN_CHUNK, index % SPAWN_CHUNK
+        size = 1 if info["resumable"] else SPAWN_CHUNK
+        return index - index % size, index % size
 
     def _num_inputs(self) -> Steps[int]:
         """How many inputs it has: 1, or those of a `spawn_map`."""

@@ -43,6 +43,8 @@ class Function:
         self._number: int | None = None
         self._spec: FunctionSpec | None = None
         self.is_generator = is_generator
+        self.is_resumable = False
+        """Known once its spec is."""
         self.options: dict[str, Any] = {}
         """The parameters of its decorator."""
         self.marks: dict[str, Any] = {}
@@ -86,9 +88,10 @@ class Function:
         if self._number is not None:
             return self._number
         if self._resolve is not None:
-            self._number, self._spec = yield from self._resolve()
-            self.is_generator = _is_generator(self._spec, self._method, self.is_generator)
-            return self._number
+            number, spec = yield from self._resolve()
+            self._attach(number, spec)
+            self.is_generator = _is_generator(spec, self._method, self.is_generator)
+            return number
         if identity.container is not None:
             reply = yield Ask("function_lookup", {"app_id": identity.container.app_id, "tag": self._tag})
             self._attach(reply["number"], from_json(FunctionSpec, reply["spec"]))
@@ -101,6 +104,7 @@ class Function:
     def _attach(self, number: int | None, spec: FunctionSpec | None) -> None:
         """The app started (or stopped: None)."""
         self._number, self._spec = number, spec
+        self.is_resumable = spec is not None and spec.resumable is not None
 
     def _hydrate(self) -> Steps[Function]:
         yield from self._hydrated()
@@ -127,7 +131,8 @@ class Function:
         """Handles travel by what they name, never with their code."""
         if self._number is None and self._origin is None:
             raise ExecutionError(f"{self._tag} cannot be sent anywhere before its app runs")
-        return _function_from_number, (self._tag, self._number, self._method, self.is_generator, self._origin)
+        named = (self._tag, self._number, self._method, self.is_generator, self._origin)
+        return _function_from_number, (*named, self.is_resumable)
 
     def with_options(self, **changes: Any) -> Function:
         """The same function with other resources, scaling, retries or time-outs, and containers of its own."""
@@ -167,6 +172,8 @@ class Function:
         number = self._number or (yield from self._hydrated())
         if self.is_generator:
             raise InvalidError(f"{self._tag} is a generator: use .remote_gen(…)")
+        if self.is_resumable:  # through the journal: it does not depend on this process
+            return (yield from (yield from self._spawn(*args, **kwargs))._get())
         answer = yield Send(Kind.CALL, number, pickling.dumps((self._method, args, kwargs)))
         return value_of(answer.frame.status, answer.pieces)
 
@@ -225,12 +232,17 @@ class Function:
 
 
 def _function_from_number(
-    tag: str, number: int | None, method: str | None, is_generator: bool, origin: tuple[str, tuple[Any, ...]] | None
+    tag: str,
+    number: int | None,
+    method: str | None,
+    is_generator: bool,
+    origin: tuple[str, tuple[Any, ...]] | None,
+    is_resumable: bool = False,
 ) -> Function:
     if origin is not None:
         return Function.from_name(*origin[1])
     function = Function(tag, method=method, is_generator=is_generator)
-    function._number = number
+    function._number, function.is_resumable = number, is_resumable
     return function
 
 
@@ -249,6 +261,10 @@ def spec_changes(changes: Mapping[str, Any], spec: FunctionSpec | None) -> Steps
     if {"min_containers", "max_containers", "buffer_containers", "scaledown_window"} & given.keys():
         plain["scaling"] = to_plain(opt.scaling(given))
     if "retries" in given:
+        if spec is not None and spec.resumable is not None:
+            raise InvalidError(
+                "with_options(retries=…): a run is tried again as long as it makes progress: leave it out"
+            )
         plain["retries"] = to_plain(opt.retry_policy(given["retries"]))
     for name in ("timeout", "startup_timeout"):
         if given.get(name) is not None:

@@ -50,8 +50,10 @@ class Outcome:
 
 
 class MapState:
-    def __init__(self, *, ordered: bool) -> None:
+    def __init__(self, *, ordered: bool, singly: bool = False) -> None:
+        """`singly`: one input per chunk, however quick they are."""
         self._ordered = ordered
+        self._singly = singly
         self._cores = os.cpu_count() or 1
         self._chunks: dict[int, Chunk] = {}
         self._ready: dict[int, list[Any]] = {}
@@ -71,7 +73,7 @@ class MapState:
     @property
     def chunk_size(self) -> int:
         """Inputs for the next chunk."""
-        if self._seconds is None:
+        if self._seconds is None or self._singly:
             return 1
         by_time = TARGET_SECONDS / max(self._seconds, 1e-7)
         by_bytes = TARGET_BYTES / max(self._bytes or 1.0, 1.0)

@@ -107,7 +107,7 @@ class SyncMap:
         self._number = drive(function._hydrated())
         self._inputs = inputs
         self._batch = Batch(function, kwargs, starred)
-        self._state = MapState(ordered=ordered)
+        self._state = MapState(ordered=ordered, singly=function.is_resumable)
         self._changed = threading.Condition()
         self._channel = Channel()
         self._call = ids.next()
@@ -337,4 +337,5 @@ class ForEach:
 
 
 SPAWN_CHUNK = 256
-"""Inputs per chunk of a `spawn_map`: nobody measures them for it, so chunks stay small enough to spread."""
+"""Inputs per chunk of a `spawn_map`: nobody measures them for it, so chunks stay small enough to spread. Runs have a
+chunk each."""

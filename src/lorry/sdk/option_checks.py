@@ -12,6 +12,7 @@ from lorry.errors import InvalidError
 from lorry.sdk import options as opt
 from lorry.sdk.decorators import check_flag
 from lorry.sdk.image import Image
+from lorry.sdk.resumable import resume_policy
 from lorry.sdk.secret import Secret
 from lorry.sdk.volume import Volume
 
@@ -23,7 +24,6 @@ _FLAGS = (
     "block_network",
     "single_use_containers",
     "include_source",
-    "resumable",
     "restrict_modal_access",
     "restrict_access",
 )
@@ -51,6 +51,7 @@ def check_values(given: dict[str, Any]) -> None:
     opt.resources(given)
     opt.scaling(given)
     opt.retry_policy(given.get("retries"))
+    resume_policy(given.get("resumable"))
     opt.count(given, "max_inputs", 1)
     check_image(given.get("image"))
     check_secrets(given.get("secrets", ()))

@@ -69,7 +69,6 @@ RENAMED = {
 }
 LATER = {
     "schedule": "it is not run by the clock yet",
-    "resumable": "it runs as an ordinary function for now",
     "budget": "no budget is enforced yet",
     "limits": "no profile is applied yet",
     "experimental_options": "they have no effect here",
@@ -78,7 +77,7 @@ LATER = {
     "region": "everything runs on the server's own machine",
     "cloud": "everything runs on the server's own machine",
 }
-NOT_CLS = frozenset({"schedule", "name", "is_generator"})
+NOT_CLS = frozenset({"schedule", "name", "is_generator", "resumable"})
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MEMORY_UNITS = {"": 1, "mib": 1, "mb": 1, "gib": 1024, "gb": 1024, "tib": 1 << 20, "tb": 1 << 20}
 

@@ -33,7 +33,8 @@ class SpawnMap:
         inputs, starred = zipped(iterables, False)
         refuse_generators(self._function)
         number = drive(self._function._hydrated())
-        return Spawning(Channel(), Batch(self._function, kwargs or {}, starred)).spawn(number, inputs)
+        size = 1 if self._function.is_resumable else SPAWN_CHUNK
+        return Spawning(Channel(), Batch(self._function, kwargs or {}, starred)).spawn(number, inputs, size)
 
     async def aio(self, *iterables: Iterable[Any], kwargs: dict[str, Any] | None = None) -> FunctionCall:
         import asyncio
@@ -51,12 +52,13 @@ class Spawning:
         self._unacknowledged: dict[int, tuple[int, Payload]] = {}
         """By the index of their first input: how many inputs, and they."""
 
-    def spawn(self, number: int, inputs: Iterator[Any]) -> FunctionCall:
+    def spawn(self, number: int, inputs: Iterator[Any], size: int = SPAWN_CHUNK) -> FunctionCall:
+        """`size`: inputs per chunk."""
         call = call_name(self._call)
         try:
             self._channel.ask("map_open", {"call": call, "number": number, "keep": True, "subscribe": False})
             start = 0
-            while part := list(itertools.islice(inputs, SPAWN_CHUNK)):
+            while part := list(itertools.islice(inputs, size)):
                 self._unacknowledged[start] = (len(part), self._batch.payload(part))
                 self._send(start)
                 start += len(part)

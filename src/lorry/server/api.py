@@ -26,9 +26,11 @@ from lorry.wire.codec import from_json, to_json, to_plain
 INNER_METHODS = frozenset(
     {"function_lookup", "bind", "map_open", "map_attach", "map_close", "call_result", "call_cancel"}
     | {"call_info", "call_graph"}
+    | {"run_begin", "run_commit"}
     | {"volume_create", "volume_lookup", "volume_listdir", "volume_read", "volume_remove", "volume_sync"}
 )
-"""What code inside a container may ask for: calls, and the objects that its function declares."""
+"""What code inside a container may ask for: calls, the run that it works on, and the objects that its function
+declares."""
 
 
 class CallApi:
@@ -205,7 +207,10 @@ class CallApi:
         return {"cancelled": cancelled}
 
     async def call_info(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
-        return _describe_call(self._store.call(params["call"]))
+        """{call} → the call; `resumable`: its inputs are runs, each a chunk of its own."""
+        record = self._store.call(params["call"])
+        spec = from_json(FunctionSpec, self._store.function(record.function).spec)
+        return {**_describe_call(record), "resumable": spec.resumable is not None}
 
     async def call_graph(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{call} → the call and, nested, those it made."""

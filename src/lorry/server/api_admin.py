@@ -185,6 +185,7 @@ class AdminApi:
             "logs": sum(self._logs.sizes().values()),
             "files": await asyncio.to_thread(_tree_size, [state / "blobs", state / "trees", state / "spool"]),
             "caches": await asyncio.to_thread(_tree_size, [state / "cache"]),
+            "runs": await asyncio.to_thread(_tree_size, [state / "runs"]),
             "containers": await asyncio.to_thread(_tree_size, [state / "containers"]),
         }
         return {"kinds": kinds, "free": disk.free, "total": disk.total, "state_dir": str(state)}

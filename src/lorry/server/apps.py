@@ -108,6 +108,17 @@ class Apps:
         self._watch_client(record)
         return record
 
+    async def create_detached(self, name: str) -> AppRecord:
+        """A new app without a client. Tell `end_when_done` once it has something to do."""
+        record = AppRecord(app_id=new_id("ap"), name=name, state=AppState.DETACHED, created_at=self._clock.wall())
+        await self._store.add_app(record)
+        self._begin(record)
+        return record
+
+    def end_when_done(self, app_id: str) -> None:
+        """It stops by itself after its last call."""
+        self._retire(app_id, "its calls are done", AppEvent.CALLS_DONE)
+
     async def add_functions(self, app_id: str, specs: list[str]) -> dict[str, int]:
         """Their numbers by tag."""
         app = self.record(app_id)
@@ -162,7 +173,7 @@ class Apps:
         """From now on it outlives its client."""
         self._check_request(app_id, AppEvent.DETACH)
         await self._settle_down(app_id, AppEvent.DETACH, AppState.DETACHED)
-        self._retire(app_id, "its calls are done", AppEvent.CALLS_DONE)
+        self.end_when_done(app_id)
 
     async def deploy(self, app_id: str) -> None:
         """All its functions are here: it outlives its client, and older versions of its name end once their inputs
@@ -241,8 +252,9 @@ class Apps:
 
     async def _gone(self, containers: list[Container]) -> None:
         """Wait for the containers' ends: they are certain, because each stop ends in a kill."""
+        graces = [container.spec.resumable.grace for container in containers if container.spec.resumable is not None]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_WITHIN + 2 * LOG_DRAIN):
+            async with asyncio.timeout(max([STOP_WITHIN, *graces]) + 2 * LOG_DRAIN):
                 await asyncio.gather(*(container.gone.wait() for container in containers))
 
     def _forget(self, numbers: list[int]) -> None:
@@ -271,7 +283,7 @@ class Apps:
             if record.state is AppState.EPHEMERAL:
                 self._watch_client(record)
             elif record.state is AppState.DETACHED:
-                self._retire(record.app_id, "its calls are done", AppEvent.CALLS_DONE)
+                self.end_when_done(record.app_id)
             else:
                 self._replace_older(record.app_id)  # one may have been on its way out
 

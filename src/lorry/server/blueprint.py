@@ -13,6 +13,7 @@ from lorry.images.builder import BuiltImage
 from lorry.model.function import FunctionSpec
 from lorry.sandbox.interface import Mount, RootLayers, SandboxSpec
 from lorry.scheduler.inventory import Reservation
+from lorry.server import run_files
 
 PACKAGE = Path(lorry.__file__).parent
 INNER_LIBRARY = "/opt/lorry"
@@ -42,6 +43,8 @@ class Ingredients:
     folder: Path
     cache: Path
     """Home's .cache, kept for all containers of the app's name: model weights are downloaded once."""
+    runs: Path | None = None
+    """Of a resumable function: the folder with its runs."""
     reservation: Reservation
     cores: float
 
@@ -143,6 +146,8 @@ def _mounts(parts: Ingredients, settings: Settings) -> list[Mount]:
         if prefix and not Path(prefix).is_relative_to("/usr"):
             mounts.append(Mount(source=prefix, target=prefix))
     mounts += [Mount(source=str(entry), target=f"{HOME}/{entry.name}") for entry in sorted(parts.source.iterdir())]
+    if parts.runs is not None:
+        mounts.append(Mount(source=str(parts.runs), target=run_files.INNER, read_only=False))
     if parts.files is not None:
         mounts += _file_mounts(parts.files, parts.spec)
     mounts += _demanded(parts)

@@ -217,7 +217,7 @@ class Fleet:
         container.machine.fire(ContainerEvent.BOOTED, now)
         self._boots.succeeded(container.target)
         spec = container.spec
-        left = 1 if spec.single_use else spec.max_inputs
+        left = 1 if spec.single_use or spec.resumable else spec.max_inputs
         self._announce(container)
         effects = self._s.switch.dispatcher.ready(
             container.container_id, container.target, spec.max_concurrent, now, left
@@ -260,7 +260,8 @@ class Fleet:
     # Stop and end
 
     def stop(self, container_id: str, reason: str, *, within: float = EXIT_HOOKS) -> None:
-        """Ask it to run its exit hooks and end; it is killed `within` seconds later."""
+        """Ask it to run its exit hooks and end; it is killed `within` seconds later. One that works is killed at once,
+        unless that is a run: it has its grace to save."""
         container = self.containers.get(container_id)
         if container is None or not container.machine.allows(ContainerEvent.STOP):
             return
@@ -271,12 +272,18 @@ class Fleet:
         if container.process is None:
             container.abandoned.set()
             return  # `_launch` kills it as soon as it is there
-        if container.peer is None or not idle:
-            container.process.kill()
+        peer, process, resumable = container.peer, container.process, container.spec.resumable
+        if peer is None or not (idle or resumable):
+            process.kill()
             return
-        for frame in encode(Kind.REQUEST, 0, {"method": "stop"}):
-            container.peer.send(frame)
-        container.timers.append(self._loop.call_later(within, container.process.kill))
+        if not idle and resumable is not None:  # once it has saved and answered, it is told to stop
+            self._s.switch.dispatcher.excuse(container_id)
+            within = resumable.grace
+        for frame in encode(Kind.REQUEST, 0, {"method": "stop" if idle else "yield"}):
+            peer.send(frame)
+        if not idle:
+            container.nudge()
+        container.timers.append(self._loop.call_later(within, process.kill))
 
     async def _watch(self, container: Container) -> None:
         assert container.process is not None
@@ -408,7 +415,8 @@ class Fleet:
         container.machine.fire(ContainerEvent.ADOPTED_READY, now)
         works = [(int(item["lease"]), work_of(self._s.store, container.target, item)) for item in running]
         # How many inputs it has had is not known any more: it takes no new ones rather than too many.
-        limited = container.spec.single_use or container.spec.max_inputs is not None
+        spec = container.spec
+        limited = spec.single_use or spec.resumable is not None or spec.max_inputs is not None
         effects = self._s.switch.dispatcher.adopt(
             container.container_id,
             container.target,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class Journal:
         self._clock = clock
         self._listeners: dict[bytes, _Listeners] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.recorded: Callable[[Outcome], Awaitable[None] | None] = lambda _outcome: None
+        """A result is on disk. Whoever waits for it is told after what this returns."""
 
     # Accepting
 
@@ -133,6 +136,9 @@ class Journal:
             return True
         if self._spool.holds(outcome.call):
             self._drop_inputs(outcome)
+        following = self.recorded(outcome)
+        if following is not None:
+            await following
         self._deliver(outcome)
         return True
 

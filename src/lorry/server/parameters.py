@@ -17,6 +17,7 @@ from lorry.wire.codec import from_json, from_plain
 
 T = TypeVar("T")
 _ID = re.compile(r"[A-Za-z0-9_-]{0,64}", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 MOST = 2**63
 """Numbers go into columns of SQLite."""
 
@@ -82,6 +83,13 @@ TAKES = {
     "usage": "app_id:id?",
     "why": "subject:text",
     "coldstarts": "app_id:id",
+    "run_begin": "",
+    "run_commit": "run_id:id token:count manifest:digest step:count",
+    "run_list": "all:flag? limit:count? app_id:id?",
+    "run_show": "run:id points:count?",
+    "run_resume": "run:id",
+    "run_cancel": "run:id",
+    "run_verify": "run:id",
     "image_list": "",
     "image_prune": "",
 }
@@ -139,6 +147,12 @@ def _id(value: Any) -> str:
     return str(value)
 
 
+def _digest(value: Any) -> str:
+    if not _DIGEST.fullmatch(_only(str)(value)):
+        raise ValueError
+    return str(value)
+
+
 def _path(value: Any) -> str:
     """Words and names of files may be bytes that are no UTF-8."""
     if b"\0" in os.fsencode(_only(str)(value)):
@@ -183,6 +197,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "flag": ("true or false", _only(bool)),
     "count": ("a whole number from 0 on", _count),
     "seconds": ("a number of seconds", _seconds),
+    "digest": ("64 hex digits", _digest),
     "call": ("the id of a call, `fc-` and 32 hex digits", lambda value: call_bytes(_text(value))),
     "bytes": ("bytes as base64", lambda value: base64.b64decode(_text(value))),
     "size": ("rows and columns", _size),

@@ -91,7 +91,16 @@ class Broker:
 
     def from_file(self, path: Path, reference: bytes) -> Parcel:
         """A spooled payload as a parcel; the file is mapped by its receiver and closed with its last user."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self.from_descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC), reference)
+
+    def from_descriptor(self, fd: int, reference: bytes) -> Parcel:
+        """It takes over the descriptor. InvalidError for a reference that does not fit the file."""
+        try:
+            if offsets(unpack_reference(reference)[1])[1] > os.fstat(fd).st_size:
+                raise ValueError("it is too short")
+        except ValueError as malformed:
+            os.close(fd)
+            raise InvalidError(f"a kept payload is damaged: {malformed}") from None
         return Parcel(reference, self._register(fd, None, 0))
 
     def hold(self, parcel: Parcel, user: Any) -> None:
@@ -223,6 +232,13 @@ class Spool:
             return self._broker.from_file(self._root / name.decode(), reference)
         except FileNotFoundError:
             raise NotFoundError(f"the payload {name.decode()} is not kept any more") from None
+
+    def located(self, journaled: bytes) -> tuple[Path | None, bytes]:
+        """The file of a journaled payload and the reference into it; or None and the payload itself."""
+        if journaled[:1] == b"\0":
+            return None, journaled[1:]
+        name, _, reference = journaled[1:].partition(b"\0")
+        return self._root / name.decode(), reference
 
     def remove(self, journaled: bytes) -> None:
         """Forget one payload. Its folder stays: the next one may be on its way into it."""

@@ -23,6 +23,7 @@ from lorry.sandbox.namespaces import sandbox_owner
 from lorry.scheduler.inventory import Inventory
 from lorry.server.blueprint import HOME, INNER_LIBRARY, PACKAGE, Ingredients, sandbox_spec
 from lorry.server.container import Container
+from lorry.server.run_files import RunFiles
 from lorry.storage.blobs import BlobStore
 from lorry.storage.secrets import SecretBox
 from lorry.storage.trees import TreeStore
@@ -53,6 +54,7 @@ class Provision:
         self.blobs = BlobStore(state / "blobs")
         self.trees = TreeStore(state / "trees", self.blobs)
         self.volumes = VolumeStore(state / "volumes", provision_owner())
+        self.runs = RunFiles(state / "runs", provision_owner())
         self.secrets = SecretBox(state / "secret.key")
         self._library = _library(state)
         self.isolated = not sandbox.missing([Feature.MOUNTS])
@@ -131,6 +133,7 @@ class Provision:
             secrets=self.secret_values(spec),
             folder=container.folder,
             cache=self._cache(name),
+            runs=self.runs.of_function(name, spec.tag) if spec.resumable else None,
             reservation=container.reservation,
             cores=self._inventory.cores,
         )

@@ -1,4 +1,5 @@
-"""What is deleted, and when: results after 7 days, rows and logs after 30, files that nothing refers to."""
+"""What is deleted, and when: results after 7 days; rows, logs and training runs after 30; files that nothing refers
+to."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from lorry import errors
 from lorry.clock import Clock
 from lorry.model.function import FunctionSpec
+from lorry.model.run import RunState
 from lorry.server.apps import Apps
 from lorry.server.logs import LogStore
 from lorry.server.parcels import Spool
@@ -38,6 +40,7 @@ class Retention:
     async def sweep(self) -> None:
         """Every hour: what is too old, and files that nothing uses."""
         await self._expire()
+        await self._collect_runs()
         blobs, trees, _ = await self._in_use()
         await asyncio.to_thread(self._collect_files, blobs, trees, self._clock.wall() - YOUNG)
 
@@ -69,6 +72,7 @@ class Retention:
         freed = {
             "files": await asyncio.to_thread(self._collect_files, blobs, trees, older),
             "images": await self._prune_images(images, 0.0 if everything else YOUNG),
+            "runs": await self._collect_runs(),
         }
         if everything:
             freed["logs"] = self._prune_logs()
@@ -76,11 +80,12 @@ class Retention:
         return freed
 
     async def _in_use(self) -> tuple[set[str], set[str], set[str]]:
-        """Digests of blobs, trees and images of living apps."""
+        """Digests of blobs, trees and images of living apps, and of those whose runs can be resumed."""
         blobs: set[str] = set()
         trees: set[str] = set()
         images: set[str] = set()
-        for app_id in self._apps.alive():
+        unfinished = {run.app_id for run in self._store.runs() if run.state is not RunState.DONE}
+        for app_id in self._apps.alive().keys() | unfinished:
             for record in self._store.functions(app_id):
                 spec = from_json(FunctionSpec, record.spec)
                 blobs |= set(spec.image.blobs())
@@ -95,6 +100,13 @@ class Retention:
             with contextlib.suppress(errors.ImageBuildError):
                 images.add(await self._provision.images.digest(image))
         return blobs, trees, images
+
+    async def _collect_runs(self) -> int:
+        """Folders of runs that have no row any more. A row is there before its folder, so the rows are read last."""
+        runs = self._provision.runs
+        there = await asyncio.to_thread(runs.folders)
+        gone = set(there) - {run.folder for run in self._store.runs()}
+        return await asyncio.to_thread(lambda: sum(map(runs.remove, gone)))
 
     def _collect_files(self, blobs: set[str], trees: set[str], older: float) -> int:
         self._provision.trees.collect(trees)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lorry.clock import Clock
 from lorry.model.function import Resources
 from lorry.model.records import DecisionRecord, Status
-from lorry.scheduler import autoscale, evict
+from lorry.scheduler import autoscale, evict, slices
 from lorry.scheduler.evict import IdleContainer
 from lorry.scheduler.inventory import Inventory
 from lorry.scheduler.load import Decision, FunctionLoad, MachineLoad
@@ -83,6 +83,8 @@ class Scaler:
             view = container.view(len(slot.leases) if slot else 0, slot.idle_since if slot else None)
             if view is not None:
                 views.append(view)
+        # No successor where it would wait for a GPU that its predecessor holds.
+        resumed = spec.resumable is not None and not spec.resources.gpus
         failures, last_failure = self._fleet.failed_starts.get(target, (0, None))
         if queue.waiting:
             self._backlog_since.setdefault(target, self._clock.monotonic())
@@ -93,6 +95,7 @@ class Scaler:
             waiting=queue.waiting,
             backlog_since=self._backlog_since.get(target),
             running=sum(len(slot.leases) for slot in slots.values()),
+            ending=slices.ending_soon(queue, self._clock.monotonic()) if resumed else 0,
             max_concurrent=spec.max_concurrent,
             target_concurrent=spec.target_concurrent,
             containers=tuple(views),

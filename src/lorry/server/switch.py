@@ -40,9 +40,10 @@ SHARE_SECONDS = 0.1
 """Work that a container gets at once out of a journaled chunk."""
 KEPT_PAYLOADS = 64
 """Chunks of one function whose inputs wait in memory: 4 MiB at most."""
-_YIELD = Status.YIELD
+_YIELD, _CONTINUE = Status.YIELD, Status.CONTINUE
 """Looked up once: a member of an enum costs 0.05 µs each time."""
 _STREAMED = (Status.YIELD, Status.DONE)
+_UNUSUAL = (*_STREAMED, _CONTINUE)
 _STATUSES = tuple(Status)
 """By value; a call of the enum costs 0.25 µs, its length 0.15."""
 _COUNT = len(_STATUSES)
@@ -97,6 +98,8 @@ class Switch:
         self.served = 0
         """Inputs finished since this worker started."""
         self.mean_seconds: dict[int, float] = {}
+        self.attempt_over: Callable[[str, Status, Parcel], None] = lambda _container, _status, _payload: None
+        """A container has answered for the last time about a journaled input, whatever becomes of that."""
 
     # Functions
 
@@ -105,7 +108,7 @@ class Switch:
         spec = self._specs.get(target)
         if spec is None:
             spec = self._specs[target] = self.spec_of(target)
-            self.dispatcher.open(target, spec.retries, spec.timeout)
+            self.dispatcher.open(target, spec.retries, spec.timeout, spec.resumable)
         return spec
 
     def stop_function(self, target: int, text: str) -> None:
@@ -149,9 +152,13 @@ class Switch:
             self._broker.let_go(result, call)
             return
         try:
-            self.spec(target)
+            spec = self.spec(target)
         except NotFoundError as stopped:
             self._refuse(peer, call, Status.PLATFORM, "NotFoundError", str(stopped))
+            return
+        if spec.resumable is not None:
+            refusal = "a run outlives its client, so calls of resumable functions go through the journal: spawn it"
+            self._refuse(peer, call, Status.PLATFORM, "InvalidError", refusal)
             return
         if faults.armed:
             faults.point("worker.call_received")
@@ -206,9 +213,17 @@ class Switch:
             if work.lease is not None and peer is not None:
                 peer.send(pack(Kind.CREDIT, lease=work.lease.number, call=header[6], count=header[8]))
 
-    def cancel(self, call: bytes, target: int, text: str) -> None:
-        self.perform(self.dispatcher.cancel(call, text, self._clock.monotonic()))
+    def cancel(
+        self, call: bytes, target: int, text: str, *, status: Status = Status.CANCELLED, chunk: int | None = None
+    ) -> None:
+        """End what is left of a call, or of one chunk of it; what runs is asked to stop."""
+        now = self._clock.monotonic()
+        self.perform(self.dispatcher.cancel(call, text, now, status=status, chunk=chunk))
         self.containers.changed(target)
+
+    def committed(self, container: str, call: bytes, chunk: int) -> None:
+        """A run has a new checkpoint from this container, on disk."""
+        self.perform(self.dispatcher.committed(container, call, chunk))
 
     def client_gone(self, peer: Peer) -> None:
         """Its synchronous calls go on: it may come back. Generators are stopped, nobody can resume them."""
@@ -235,8 +250,8 @@ class Switch:
         plain = not flags & Flag.SEGMENT and not descriptors
         parcel = Parcel(body) if plain else self._broker.receive(peer, flags, body, descriptors)
         ended = _STATUSES[status]
-        if ended in _STREAMED and (known := self.dispatcher.leases.get(lease)) and not known.work.stream:
-            raise ValueError("a container sent a generator's value for an input that is none")
+        if ended in _UNUSUAL and (known := self.dispatcher.leases.get(lease)):
+            self._check_unusual(known.work, ended)
         verdict = self.dispatcher.result(
             container, lease, indices, ended, bool(flags & Flag.LAST), self._clock.monotonic()
         )
@@ -253,10 +268,19 @@ class Switch:
                 self._drop_parcel(work)
             if verdict.effects:
                 self.perform(verdict.effects)
-            elif flags & Flag.LAST:
+            if flags & Flag.LAST and (ended is _CONTINUE or not verdict.effects):
                 self.containers.changed(work.target)
+            if flags & Flag.LAST and work.journaled:
+                self.attempt_over(container, ended, parcel)
         if parcel.segment is not None:
             self._broker.let_go(parcel, header)
+
+    def _check_unusual(self, work: Work, status: Status) -> None:
+        if status is _CONTINUE:
+            if self.dispatcher.queues[work.target].resumable is None:
+                raise ValueError("a container wants to go on with an input that is no run")
+        elif not work.stream:
+            raise ValueError("a container sent a generator's value for an input that is none")
 
     def _measure(self, work: Work, micros: int, count: int) -> None:
         seconds = micros / 1e6 / (count or 1)

@@ -39,6 +39,7 @@ from lorry.server.api import INNER_METHODS, CallApi
 from lorry.server.api_admin import AdminApi
 from lorry.server.api_images import ImageApi
 from lorry.server.api_objects import ObjectApi
+from lorry.server.api_runs import RunApi
 from lorry.server.api_sandbox import SandboxApi
 from lorry.server.apps import Apps
 from lorry.server.build_sandbox import SandboxedBuilds
@@ -54,6 +55,8 @@ from lorry.server.parcels import Broker, Spool
 from lorry.server.peers import accept_on
 from lorry.server.provision import Provision, provision_owner
 from lorry.server.retention import Retention
+from lorry.server.run_watch import RunWatch
+from lorry.server.runs import Runs
 from lorry.server.scaler import Scaler
 from lorry.server.services import Services
 from lorry.server.switch import Switch
@@ -113,10 +116,13 @@ class Worker:
         fleet.on_freed = scaler.freed
         self.apps = apps = Apps(clock, store, switch, journal, fleet, scaler, logs)
         switch.spec_of = apps.spec_of
+        self.runs = runs = Runs(clock, store, switch, fleet, spool, provision.runs, isolated)
+        runs.follow(journal)
         self._retention = Retention(clock, store, apps, logs, spool, provision, state / "cache")
         self._sandbox = sandbox
         self._calls = CallApi(clock, store, apps, switch, journal, logs, provision.refuse)
         self._objects = ObjectApi(clock, store, provision)
+        self._run_api = RunApi(clock, store, apps, switch, journal, broker, provision, runs)
         self._objects.secret_changed = templates.forget_secret
         provision.held_images, provision.release_images = templates.images, templates.release
         methods = self._methods()
@@ -154,7 +160,7 @@ class Worker:
         )
         images = ImageApi(self.store, self.apps, self._provision)
         methods = self._calls.methods()
-        for part in (self._objects, admin, sandboxes, images):
+        for part in (self._objects, self._run_api, admin, sandboxes, images):
             methods |= part.methods()
         return methods
 
@@ -194,6 +200,7 @@ class Worker:
         self.templates.remove_leftovers(set(kept))
         self._sandbox.remove_leftovers()
         count = self._calls.recover()
+        self.runs.recover(alive)
         if kept or count:
             print(f"recovered {len(kept)} containers and {count} inputs", flush=True)
         for app_id in alive:
@@ -232,6 +239,7 @@ class Worker:
             self._loop.create_task(self._every(1.0, self._meter.measure)),
             self._loop.create_task(self._every(USAGE_INTERVAL, self._account)),
             self._loop.create_task(Watchdog(self.fleet).run()),
+            self._loop.create_task(RunWatch(self._clock, self.store, self.fleet, self.runs).run()),
             self._loop.create_task(self._watch_idle()),
             self._loop.create_task(self._sweep()),
         ]

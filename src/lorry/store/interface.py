@@ -29,6 +29,7 @@ from lorry.model.records import (
     UsageRecord,
     VolumeRecord,
 )
+from lorry.model.run import AttemptEnd, AttemptRecord, RunRecord, RunState
 
 
 class Store(Protocol):
@@ -167,6 +168,70 @@ class Store(Protocol):
         """Newest first."""
         ...
 
+    # Training runs. A run is one input of a resumable function, and outlives its attempts.
+
+    def begin_run(self, run: RunRecord, container_id: str, now: float) -> Awaitable[RunRecord]:
+        """A new attempt at the run of this input, which is made as given if there is none: RUNNING, with a token larger
+        than any before, and an attempt of this container. Attempts that were open end as KILLED. The same container
+        asking again gets a new token for the attempt that it has."""
+        ...
+
+    def move_head(self, run_id: str, token: int, container_id: str, manifest: str, step: int) -> Awaitable[bool]:
+        """A checkpoint is the newest, and its input has used up no attempts. False, and nothing changes, unless the
+        token is the run's newest and was given to this container: decided and done by one statement."""
+        ...
+
+    def end_attempt(
+        self,
+        run_id: str,
+        container_id: str,
+        now: float,
+        ended: AttemptEnd,
+        reason: str,
+        last_step: int | None,
+        seconds: float,
+    ) -> Awaitable[bool]:
+        """A RUNNING run is WAITING then. A reason becomes the run's `error`. False if this container has no open
+        attempt at it."""
+        ...
+
+    def finish_run(self, call: bytes, chunk: int, state: RunState, now: float, error: str) -> Awaitable[None]:
+        """The input has its outcome. Nothing happens to a run that is over, or to an input that is none."""
+        ...
+
+    def resume_run(self, run_id: str, app_id: str, function: int, call: bytes, now: float) -> Awaitable[bool]:
+        """It waits again, as chunk 0 of another call. False if it is not FAILED or CANCELLED (any more)."""
+        ...
+
+    def run(self, run_id: str) -> RunRecord:
+        """NotFoundError if unknown."""
+        ...
+
+    def run_of(self, call: bytes, chunk: int) -> RunRecord | None: ...
+
+    def runs(
+        self,
+        *,
+        app_id: str | None = None,
+        prefix: str = "",
+        under_way_only: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[RunRecord]:
+        """Newest first. `prefix`: of their ids."""
+        ...
+
+    def runs_of_call(self, call: bytes) -> Sequence[RunRecord]:
+        """By chunk."""
+        ...
+
+    def attempts(self, run_id: str) -> Sequence[AttemptRecord]:
+        """By token."""
+        ...
+
+    def open_attempts(self) -> Sequence[AttemptRecord]:
+        """Of all runs: those that have not ended."""
+        ...
+
     # Volumes and secrets. Names are unique among named ones.
 
     def add_volume(self, volume: VolumeRecord) -> Awaitable[None]:
@@ -198,9 +263,9 @@ class Store(Protocol):
     # Retention
 
     def expire(self, *, calls_before: float, rows_before: float) -> Awaitable[int]:
-        """Delete calls that were finished before `calls_before` with their chunks and results, and stopped
-        containers, decisions and stopped apps without calls older than `rows_before`. In small batches; returns
-        how many rows went. Usage rows stay."""
+        """Delete calls that were finished before `calls_before` with their chunks and results, and finished runs,
+        stopped containers, decisions and stopped apps without calls and runs older than `rows_before`. In small
+        batches; returns how many rows went, attempts not counted. Usage rows stay."""
         ...
 
     def sizes(self) -> Mapping[str, int]:

@@ -17,10 +17,11 @@ from lorry.model.records import (
     UsageRecord,
     VolumeRecord,
 )
-from lorry.store.memory_calls import MemoryCalls, writes
+from lorry.store.memory_calls import writes
+from lorry.store.memory_runs import MemoryRuns
 
 
-class MemoryStore(MemoryCalls):
+class MemoryStore(MemoryRuns):
     """Implements `lorry.store.interface.Store`. A write is applied when its verb is called."""
 
     def __init__(self) -> None:
@@ -202,10 +203,10 @@ class MemoryStore(MemoryCalls):
         kept = [decision for decision in self._decisions if decision.at >= rows_before]
         gone += len(self._decisions) - len(kept)
         self._decisions = kept
-        return gone + self._expire_apps(rows_before)
+        return gone + self._expire_runs(rows_before) + self._expire_apps(rows_before)
 
     def _expire_apps(self, before: float) -> int:
-        used = {call.app_id for call in self._all_calls()}
+        used = {call.app_id for call in self._all_calls()} | {run.app_id for run in self.runs()}
         old = {
             app.app_id
             for app in self._apps.values()

@@ -81,7 +81,7 @@ class MemoryCalls:
 
     @writes
     def accept_spawn(self, call: CallRecord, chunk: ChunkRecord) -> bool:
-        _refuse_unless(chunk.inputs > 0)
+        refuse_unless(chunk.inputs > 0)
         if not self._add_call(call, CallState.CLOSED, chunk.inputs):
             return False
         self._calls[call.call].chunks[chunk.chunk] = _Chunk(inputs=chunk.inputs, payload=chunk.payload)
@@ -111,7 +111,7 @@ class MemoryCalls:
             return False
         if call.record.state != CallState.OPEN:
             raise InvalidError(f"Call {call_name(chunk.call)} is {call.record.state}: no more inputs can follow.")
-        _refuse_unless(chunk.inputs > 0)
+        refuse_unless(chunk.inputs > 0)
         call.chunks[chunk.chunk] = _Chunk(inputs=chunk.inputs, payload=chunk.payload)
         call.record = replace(call.record, inputs=call.record.inputs + chunk.inputs)
         return True
@@ -125,7 +125,7 @@ class MemoryCalls:
 
     @writes
     def record_results(self, results: Sequence[ResultRecord]) -> Sequence[bool]:
-        _refuse_unless(all(result.status != Status.YIELD for result in results))
+        refuse_unless(all(result.status != Status.YIELD for result in results))
         return [self._keep(result) for result in results]
 
     def _keep(self, result: ResultRecord) -> bool:
@@ -226,7 +226,7 @@ class MemoryCalls:
         return sum(len(chunk.payload or b"") for chunk in chunks) + sum(len(r.payload) for r in results)
 
 
-def _refuse_unless(holds: bool) -> None:
+def refuse_unless(holds: bool) -> None:
     """What the other store's schema does."""
     if not holds:
         raise InternalError("A write was refused by the store: CHECK constraint failed")

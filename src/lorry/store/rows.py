@@ -24,6 +24,7 @@ from lorry.model.records import (
     UsageRecord,
     VolumeRecord,
 )
+from lorry.model.run import AttemptEnd, AttemptRecord, RunRecord, RunState
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -55,6 +56,8 @@ USAGE = Shape(UsageRecord)
 DECISION = Shape(DecisionRecord)
 VOLUME = Shape(VolumeRecord)
 SECRET = Shape(SecretRecord, keys=lambda text: tuple(json.loads(text)))
+RUN = Shape(RunRecord, state=RunState)
+ATTEMPT = Shape(AttemptRecord, ended=lambda text: text and AttemptEnd(text))
 
 
 def rows(connection: apsw.Connection, sql: str, bindings: Row = ()) -> list[Row]:

@@ -7,7 +7,7 @@ import apsw
 from lorry.errors import VersionError
 from lorry.store.rows import rows
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PRAGMAS = """
 PRAGMA auto_vacuum = INCREMENTAL;  -- `expire` gives pages back; counts only while the file is new
@@ -22,7 +22,7 @@ PRAGMA temp_store = MEMORY;
 
 # Payloads have tables or columns of their own, last in the row: an update of a small column would otherwise
 # rewrite the 64 KiB beside it. A chunk's `left` is the schema's own guard of "one result": two results for an
-# input would take it below zero.
+# input would take it below zero. This is version 1; STEPS has what came later.
 TABLES = """
 CREATE TABLE meta (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -172,12 +172,69 @@ CREATE TABLE secret (
 );
 """
 
+# The head may be moved by the attempt with the newest token only, and never names one that has not begun.
+RUNS = """
+CREATE TABLE run (
+    seq INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    app_id TEXT NOT NULL,
+    app_name TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    function INTEGER NOT NULL,
+    call BLOB NOT NULL CHECK (length(call) = 16),
+    chunk INTEGER NOT NULL CHECK (chunk >= 0),
+    state TEXT NOT NULL CHECK (state IN ('running', 'waiting', 'done', 'failed', 'cancelled')),
+    created_at REAL NOT NULL,
+    since REAL NOT NULL,
+    folder TEXT NOT NULL,
+    finished_at REAL,
+    token INTEGER NOT NULL CHECK (token >= 0),
+    head_manifest TEXT,
+    head_step INTEGER,
+    head_token INTEGER CHECK (head_token <= token),
+    attempts INTEGER NOT NULL,
+    tries INTEGER NOT NULL CHECK (tries BETWEEN 0 AND attempts),
+    slices INTEGER NOT NULL,
+    interruptions INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    error TEXT NOT NULL,
+    UNIQUE (call, chunk),
+    CHECK ((state IN ('running', 'waiting')) = (finished_at IS NULL)),
+    CHECK ((head_manifest IS NULL) = (head_step IS NULL) AND (head_step IS NULL) = (head_token IS NULL))
+);
+CREATE INDEX run_created ON run (created_at);
+CREATE INDEX run_app ON run (app_id, created_at);
+CREATE INDEX run_under_way ON run (created_at) WHERE finished_at IS NULL;
+CREATE INDEX run_finished ON run (finished_at) WHERE finished_at IS NOT NULL;
+CREATE TRIGGER run_token_grows BEFORE UPDATE OF token ON run WHEN new.token <= old.token
+BEGIN SELECT raise(ABORT, 'a token that does not grow'); END;
+
+CREATE TABLE attempt (
+    run_id TEXT NOT NULL REFERENCES run (run_id) ON DELETE CASCADE,
+    token INTEGER NOT NULL,
+    container_id TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    first_step INTEGER,
+    ended_at REAL,
+    last_step INTEGER,
+    ended TEXT CHECK (ended IN ('continue', 'finished', 'error', 'timeout', 'cancelled', 'killed')),
+    reason TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (run_id, token),
+    CHECK ((ended IS NULL) = (ended_at IS NULL))
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX attempt_open ON attempt (run_id) WHERE ended_at IS NULL;
+"""
+
+STEPS = {1: RUNS}
+"""By version: what makes the next one of it."""
+
 SET_VERSION = f"PRAGMA user_version = {SCHEMA_VERSION}"
 NEXT_EPOCH = "UPDATE meta SET epoch = epoch + 1, opened_at = ? RETURNING epoch"
 
 
 def prepare(connection: apsw.Connection, path: str, now: float) -> int:
-    """Create the tables if the file is new, refuse one that newer code wrote, and start the next epoch."""
+    """Create the tables if the file is new, bring those of older code up to date, refuse those of newer code, and start
+    the next epoch. All of it or nothing."""
     rows(connection, PRAGMAS)  # to the end: a pragma that answers would stop the ones after it
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -189,7 +246,10 @@ def prepare(connection: apsw.Connection, path: str, now: float) -> int:
             )
         if found == 0:
             rows(connection, TABLES)
-            connection.execute(SET_VERSION)
+            found = 1
+        for version in range(found, SCHEMA_VERSION):
+            rows(connection, STEPS[version])
+        connection.execute(SET_VERSION)
         ((epoch,),) = rows(connection, NEXT_EPOCH, (now,))
         connection.execute("COMMIT")
     finally:

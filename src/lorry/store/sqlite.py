@@ -23,6 +23,7 @@ from lorry.model.records import (
     UsageRecord,
     VolumeRecord,
 )
+from lorry.model.run import AttemptEnd, AttemptRecord, RunRecord, RunState
 from lorry.store import (
     sqlite_apps,
     sqlite_calls,
@@ -30,6 +31,7 @@ from lorry.store import (
     sqlite_named,
     sqlite_results,
     sqlite_retention,
+    sqlite_runs,
 )
 from lorry.store.filesystem import refuse_network_filesystem
 from lorry.store.schema import prepare
@@ -201,6 +203,57 @@ class SqliteStore:
 
     def decisions(self, subject: str, *, limit: int = 50) -> Sequence[DecisionRecord]:
         return self._read(sqlite_containers.decisions, subject, limit)
+
+    # Training runs
+
+    def begin_run(self, run: RunRecord, container_id: str, now: float) -> Awaitable[RunRecord]:
+        return self._write(sqlite_runs.begin_run, run, container_id, now)
+
+    def move_head(self, run_id: str, token: int, container_id: str, manifest: str, step: int) -> Awaitable[bool]:
+        return self._write(sqlite_runs.move_head, run_id, token, container_id, manifest, step)
+
+    def end_attempt(
+        self,
+        run_id: str,
+        container_id: str,
+        now: float,
+        ended: AttemptEnd,
+        reason: str,
+        last_step: int | None,
+        seconds: float,
+    ) -> Awaitable[bool]:
+        return self._write(sqlite_runs.end_attempt, run_id, container_id, now, ended, reason, last_step, seconds)
+
+    def finish_run(self, call: bytes, chunk: int, state: RunState, now: float, error: str) -> Awaitable[None]:
+        return self._write(sqlite_runs.finish_run, call, chunk, state, now, error)
+
+    def resume_run(self, run_id: str, app_id: str, function: int, call: bytes, now: float) -> Awaitable[bool]:
+        return self._write(sqlite_runs.resume_run, run_id, app_id, function, call, now)
+
+    def run(self, run_id: str) -> RunRecord:
+        return self._read(sqlite_runs.run, run_id)
+
+    def run_of(self, call: bytes, chunk: int) -> RunRecord | None:
+        return self._read(sqlite_runs.run_of, call, chunk)
+
+    def runs(
+        self,
+        *,
+        app_id: str | None = None,
+        prefix: str = "",
+        under_way_only: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[RunRecord]:
+        return self._read(sqlite_runs.runs, app_id, prefix, under_way_only, limit)
+
+    def runs_of_call(self, call: bytes) -> Sequence[RunRecord]:
+        return self._read(sqlite_runs.runs_of_call, call)
+
+    def attempts(self, run_id: str) -> Sequence[AttemptRecord]:
+        return self._read(sqlite_runs.attempts, run_id)
+
+    def open_attempts(self) -> Sequence[AttemptRecord]:
+        return self._read(sqlite_runs.open_attempts)
 
     # Volumes and secrets
 

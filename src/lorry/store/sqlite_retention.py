@@ -32,8 +32,10 @@ DELETE_DECISIONS = "DELETE FROM decision WHERE id IN (SELECT id FROM decision WH
 DELETE_APPS = """
 DELETE FROM app WHERE seq IN (
     SELECT seq FROM app WHERE state = 'stopped' AND coalesce(stopped_at, created_at) < ?
-    AND NOT EXISTS (SELECT 1 FROM call WHERE call.app_id = app.app_id) LIMIT ?)
+    AND NOT EXISTS (SELECT 1 FROM call WHERE call.app_id = app.app_id)
+    AND NOT EXISTS (SELECT 1 FROM run WHERE run.app_id = app.app_id) LIMIT ?)
 """
+DELETE_RUNS = "DELETE FROM run WHERE seq IN (SELECT seq FROM run WHERE finished_at < ? LIMIT ?)"
 
 
 def expire_batch(db: apsw.Connection, calls_before: float, rows_before: float) -> int:
@@ -47,6 +49,7 @@ def expire_batch(db: apsw.Connection, calls_before: float, rows_before: float) -
         (DELETE_CALLS, calls_before),
         (DELETE_CONTAINERS, rows_before),
         (DELETE_DECISIONS, rows_before),
+        (DELETE_RUNS, rows_before),
         (DELETE_APPS, rows_before),
     ):
         db.execute(statement, (before, BATCH))

@@ -78,7 +78,7 @@ def _check_slots(queue: Queue) -> None:
         soonest = [
             (lease.started + queue.timeout if lease.asked is None else lease.asked) for lease in slot.leases.values()
         ]
-        if slot.killed is None and soonest and queue.wake > max(soonest) + 6.0:
+        if slot.killed is None and soonest and queue.wake > max(soonest) + queue.grace + 1.0:
             raise Broken("nobody will look at this lease in time")
 
 

@@ -143,7 +143,9 @@ class Container:
         index = job.todo[0]
         made = self._input(job, index)
         elapsed = self.world.now - job.began
-        if not cancel and elapsed < self.function.timeout:
+        if cancel and self.function.resumable is not None:
+            self._end_soon(job, Status.CANCELLED)
+        elif not cancel and elapsed < self.function.timeout:
             self.tell("progress", lease, elapsed)
         elif not made.stubborn:
             if cancel:
@@ -151,6 +153,27 @@ class Container:
             else:
                 made.failures += 1
             self._failed(job, index, Status.CANCELLED if cancel else Status.TIMEOUT)
+
+    def end_slice(self) -> None:
+        """The platform wants it back."""
+        for job in self.jobs.values():
+            if job.todo:
+                self._end_soon(job, Status.CONTINUE)
+
+    def _end_soon(self, job: Job, status: Status) -> None:
+        """A run comes to its next safe point."""
+        if not self._input(job, job.todo[0]).stubborn:
+            self.after(self.world.rng.random(), self._end_at_safe_point, job, job.step, status)
+
+    def _end_at_safe_point(self, job: Job, step: int, status: Status) -> None:
+        if job.step == step and job.lease in self.jobs:
+            self._commit(self._input(job, job.todo[0]), job)
+            self._failed(job, job.todo[0], status)
+
+    def _commit(self, made: Input, job: Job) -> None:
+        if made.commits:
+            made.commits -= 1
+            self.tell("commit", job.lease)
 
     def exit(self) -> None:
         self.die("was told to stop")
@@ -175,6 +198,7 @@ class Container:
             return
         index = job.todo[0]
         made = self._input(job, index)
+        self._commit(made, job)
         if job.stream and job.values < made.yields:
             job.values += 1
             self.tell("result", job.lease, None, Status.YIELD, False)
@@ -184,6 +208,8 @@ class Container:
         elif act == "fail":
             made.failures += 1
             self._failed(job, index, Status.ERROR)
+        elif act == "slice":
+            self._failed(job, index, Status.CONTINUE)
         else:
             job.todo.pop(0)
             if self.function.capacity > 1 and len(job.given) and sel.count(job.given) > 1:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lorry.model.function import RetryPolicy, Scaling
+from lorry.model.function import ResumePolicy, RetryPolicy, Scaling
 from lorry.model.records import Status
 from lorry.scheduler.outcomes import MAX_DEATHS
+from lorry.scheduler.slices import MOST_FRUITLESS
 
 ALWAYS = 99
 Place = tuple[bytes, int, int]
@@ -31,6 +32,7 @@ class Function:
     scaling: Scaling
     bad_starts: int
     """So many of its first containers fail to start."""
+    resumable: ResumePolicy | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +49,12 @@ class Input:
     """A hang ignores the request to stop."""
     fails: int = 0
     """The next ones raise."""
+    slices: int = 0
+    """Of a run: the next ones end before it is done."""
+    commits: int = 0
+    """Of a run: its first executions move its checkpoint before they end, however they do."""
+    barren: int = 0
+    """Of a run: leases since the server heard of a checkpoint."""
     stream: bool = False
     yields: int = 0
     runs: int = 0
@@ -70,7 +78,10 @@ class Input:
         """User code begins. What will it do?"""
         self.runs += 1
         retries = self.function.policy.max_retries
-        if self.runs > (1 + retries) * (1 + self.excuses) + self.deaths:
+        if self.function.resumable is not None:
+            if self.barren > MOST_FRUITLESS + self.excuses + self.deaths:
+                raise Broken(f"{self.barren} leases without a checkpoint: {self.excuses} excuses")
+        elif self.runs > (1 + retries) * (1 + self.excuses) + self.deaths:
             raise Broken(f"executed {self.runs} times: {retries} retries, {self.excuses} excuses, {self.deaths} deaths")
         if self.kills:
             self.kills -= self.kills != ALWAYS
@@ -81,6 +92,9 @@ class Input:
         if self.fails:
             self.fails -= self.fails != ALWAYS
             return "fail"
+        if self.slices:
+            self.slices -= self.slices != ALWAYS
+            return "slice"
         return "ok"
 
 
@@ -90,6 +104,8 @@ class Facts:
     unresolved: int = 0
     failed_starts: dict[int, int] = field(default_factory=dict)
     outcomes: dict[Status, int] = field(default_factory=dict)
+    continued: int = 0
+    """Slices of runs that were followed by another one."""
 
     def add(self, place: Place, made: Input) -> None:
         self.inputs[place] = made
@@ -108,6 +124,9 @@ class Facts:
             raise Broken(f"{name(place)} ended as {status.name}: {problem}")
 
     def _problem(self, made: Input, status: Status) -> str:
+        if made.function.resumable is not None and status in (Status.ERROR, Status.TIMEOUT, Status.LOST):
+            few = made.barren < MOST_FRUITLESS
+            return f"it had {made.barren} leases since its last checkpoint" if few else ""
         used = made.failures + made.asks
         if status in (Status.ERROR, Status.TIMEOUT) and not made.yielded and used <= made.function.policy.max_retries:
             return f"user code failed {used} times only, {made.function.policy.max_retries} retries"

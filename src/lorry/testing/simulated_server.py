@@ -52,7 +52,7 @@ class Server:
         self._inventory = Inventory(cores=world.cores, memory_mib=65536, gpus=())
         self._failed_starts: dict[int, tuple[int, float]] = {}
         for function in world.functions:
-            queue = self.dispatcher.open(function.target, function.policy, function.timeout)
+            queue = self.dispatcher.open(function.target, function.policy, function.timeout, function.resumable)
             queue.share = world.rng.choice((1, 1, 2, 4))
 
     def recover(self) -> None:
@@ -169,6 +169,17 @@ class Server:
     def _hear_progress(self, container: Container, lease: int, elapsed: float) -> None:
         self.dispatcher.progress(container.name, lease, elapsed, self.world.now)
 
+    def _hear_commit(self, container: Container, lease: int) -> None:
+        """On disk together with the count of attempts, as in `Store.commit_run`."""
+        known = self.dispatcher.leases.get(lease)
+        if known is None or known.container != container.name:
+            return
+        for effect in self.dispatcher.committed(container.name):
+            assert isinstance(effect, Remember)
+            self._remember(effect)
+        for place_ in _places(known.work, known.work.indices):
+            self.world.facts.inputs[place_].barren = 0
+
     def _hear_result(
         self, container: Container, lease: int, indices: Selection | None, status: Status, last: bool
     ) -> None:
@@ -183,6 +194,7 @@ class Server:
                 self.cancel(work.call, journaled=False)
         elif verdict.deliver:
             self._deliver(work, verdict.deliver, status)
+        self.world.facts.continued += status is Status.CONTINUE
         self.world.step()
         self.perform(verdict.effects)
 
@@ -246,6 +258,7 @@ class Server:
             raise Broken(f"{effect.container} got {seat.inputs} inputs, max_inputs={function.max_inputs}")
         for place_ in _places(work, work.indices):
             made = self.world.facts.inputs[place_]
+            made.barren += 1
             holder = self.seats.get(made.held_by or "")
             if holder is not None and holder.container.alive and (holder.contact or holder.charge):
                 raise Broken(f"{name(place_)} is started again although {made.held_by} has it")
@@ -279,6 +292,22 @@ class Server:
         if not self.dispatcher.drain(seat.container.name):
             seat.charge = False
         seat.container.after(self.world.latency(), seat.container.exit)
+
+    def stop_container(self, container: Container) -> None:
+        """A person does. A run may save first."""
+        seat = self.seats.get(container.name)
+        if seat is None or not seat.contact or seat.phase is not Phase.READY or seat.retired:
+            return
+        if container.function.resumable is None or self.dispatcher.drain(container.name):
+            self._dismiss(seat)
+            return
+        seat.phase, seat.charge = Phase.STOPPING, False
+        self.dispatcher.excuse(container.name)
+        for lease in self.dispatcher.queues[container.function.target].slots[container.name].leases.values():
+            for place_ in _places(lease.work, lease.work.indices):
+                self.world.facts.inputs[place_].excuses += 1
+        container.after(self.world.latency(), container.end_slice)
+        self.world.after(container.function.resumable.grace, container.die, "did not end in its grace")
 
     def _remember(self, effect: Remember) -> None:
         chunk = self.world.disk.chunks.get((effect.call, effect.chunk))

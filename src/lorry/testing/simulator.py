@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from lorry.model.function import RetryPolicy, Scaling
+from lorry.model.function import ResumePolicy, RetryPolicy, Scaling
 from lorry.model.records import Status
 from lorry.scheduler.dispatch import Work
 from lorry.testing.simulated_audit import audit, audit_empty
@@ -69,6 +69,8 @@ class World:
 
     def _function(self, target: int) -> Function:
         rng = self.rng
+        if rng.random() < 0.3:
+            return self._resumable(target)
         retries = rng.choice((0, 0, 1, 2))
         return Function(
             target=target,
@@ -78,6 +80,19 @@ class World:
             max_inputs=rng.choice((None, None, None, 1, 3)),
             scaling=Scaling(max_containers=rng.choice((None, 1, 2, 3)), scaledown_window=rng.choice((2.0, 20.0))),
             bad_starts=rng.choice((0,) * 9 + (1, 3)),
+        )
+
+    def _resumable(self, target: int) -> Function:
+        rng = self.rng
+        return Function(
+            target=target,
+            policy=RetryPolicy(),
+            timeout=rng.choice((3.0, 8.0)),
+            capacity=1,
+            max_inputs=1,
+            scaling=Scaling(max_containers=rng.choice((None, 1, 3)), scaledown_window=2.0),
+            bad_starts=0,
+            resumable=ResumePolicy(grace=rng.choice((0.5, 2.0, 8.0))),
         )
 
     def _populate(self, trouble: float) -> None:
@@ -103,12 +118,19 @@ class World:
             made.kills = rng.choice((1, 1, 3, ALWAYS))
         elif fate < 0.31:
             made.kills, made.fails, made.hangs = 1, 1, 1
+        if function.resumable is not None:
+            made.commits = rng.choice((0, 0, 1, 4, 8))
+            made.slices = rng.choice((0, 1, 3, 6, ALWAYS))
         return made
 
     # Clients
 
     def _client_call(self, call: bytes, *, stream: bool = False) -> None:
-        made = self._input(self.rng.choice(self.functions))
+        plain = [function for function in self.functions if function.resumable is None]
+        if not plain:
+            self._client_spawn(call)
+            return
+        made = self._input(self.rng.choice(plain))
         made.acknowledged = True
         if stream:
             made.stream = True
@@ -166,7 +188,8 @@ class World:
     def _client_map(self, call: bytes) -> None:
         function = self.rng.choice(self.functions)
         for number in range(self.rng.randint(1, 3)):
-            chunk = self._chunk(call, number, function, self.rng.choice((1, 2, 5, 9)), batch=True)
+            size = 1 if function.resumable is not None else self.rng.choice((1, 2, 5, 9))
+            chunk = self._chunk(call, number, function, size, batch=True)
             self.after(self.rng.random(), self._send_chunk, chunk, False)
         self._maybe_cancel(call)
 
@@ -258,9 +281,13 @@ class World:
         alive = [container for container in self.containers.values() if container.alive]
         if alive:
             victim = self.rng.choice(alive)
-            if self.rng.random() < 0.5:
+            chance = self.rng.random()
+            if chance < 0.4:
                 self.note("kills", victim.name)
                 victim.die("was killed from outside")
+            elif chance < 0.6 and self.server is not None:
+                self.note("stops", victim.name)
+                self.server.stop_container(victim)
             else:
                 seconds = self.rng.choice((0.5, 4.0, 15.0, 80.0))
                 self.note("pauses", victim.name, seconds)
@@ -397,6 +424,7 @@ def _run_range(seeds: range) -> tuple[int, list[str], dict[str, int]]:
             continue
         for status, count in world.facts.outcomes.items():
             totals[status.name] = totals.get(status.name, 0) + count
+        totals["continued"] = totals.get("continued", 0) + world.facts.continued
         totals["steps"] = totals.get("steps", 0) + world.steps
         totals["crashes"] = totals.get("crashes", 0) + world.life
     return len(seeds), failures, totals

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lorry.errors import ExecutionError, InvalidError
+from lorry.train.ahead import Ahead
 from lorry.train.lines import FileRecord, Lines
-from lorry.train.permutation import Permutation
+from lorry.train.order import Order
 from lorry.train.seeding import generators_at, number
 
 if TYPE_CHECKING:
     from lorry.train.loader import Loader
 
 AHEAD = 1024
-"""Samples whose order is computed together, and which the disk is asked for before they are needed."""
+"""Samples whose order is computed together."""
 MANY_FILES = 100
 """From here on a checkpoint keeps one record for all."""
 
@@ -85,7 +86,7 @@ class Batches:
         return self._epoch
 
     def __iter__(self) -> Iterator[Any]:
-        return self.hand_out((job, self.make(job)) for job in self.jobs(self._expect))
+        return self.hand_out((job, self.make(job)) for job in self.jobs())
 
     def loader(self, num_workers: int, **options: Any) -> Loader:
         """The same batches in the same order, made by torch's DataLoader in processes of their own. Iterate over it
@@ -97,41 +98,33 @@ class Batches:
 
     # --- the order --------------------------------------------------------------------------------------------
 
-    def jobs(self, expect: Callable[[list[int]], None] | None = None) -> Iterator[Job]:
-        """All batches from the present place on. `expect` gets the samples of the batches to come, in good time."""
+    def jobs(self) -> Iterator[Job]:
+        """All batches from the present place on. Meanwhile a thread fetches what the batches to come are made of."""
         epoch, place, total = self._epoch, self._place, len(self.source)
-        while epoch < self.epochs and total:
-            for samples in self._order(epoch, place, total, expect):
-                if len(samples) == self.batch or not self._drop_last:
-                    yield Job(epoch, place, samples)
-                place += len(samples)
-            epoch, place = epoch + 1, 0
+        ahead = Ahead(self.source.fetch) if isinstance(self.source, Lines) else None
+        try:
+            while epoch < self.epochs and total:
+                for samples in self._order(epoch, place, total, ahead):
+                    if len(samples) == self.batch or not self._drop_last:
+                        yield Job(epoch, place, samples)
+                    place += len(samples)
+                epoch, place = epoch + 1, 0
+        finally:
+            if ahead:
+                ahead.end()
 
-    def _order(
-        self, epoch: int, place: int, total: int, expect: Callable[[list[int]], None] | None
-    ) -> Iterator[list[int]]:
+    def _order(self, epoch: int, place: int, total: int, ahead: Ahead | None) -> Iterator[list[int]]:
         """The samples of one epoch from a place on, by batches."""
-        permutation = Permutation(total, self._seed, epoch)
+        windows = self.source.windows if isinstance(self.source, Lines) else 1
+        order = Order(total, windows, self._seed, epoch, self._shuffle)
         step = self.batch * max(1, AHEAD // self.batch)
-
-        def block(start: int) -> list[int]:
+        for start in range(place, total, step):
             stop = min(start + step, total)
-            found = permutation.block(start, stop) if self._shuffle else list(range(start, stop))
-            if expect:
-                expect(found)
-            return found
-
-        here = block(min(place, total))
-        while here:
-            place += len(here)
-            ahead = block(place)
-            for start in range(0, len(here), self.batch):
-                yield here[start : start + self.batch]
-            here = ahead
-
-    def _expect(self, samples: list[int]) -> None:
-        if isinstance(self.source, Lines):
-            self.source.expect(samples)
+            if ahead:
+                ahead.ask(order.coming(start, stop, first=start == place))
+            block = order.block(start, stop)
+            for at in range(0, len(block), self.batch):
+                yield block[at : at + self.batch]
 
     def hand_out(self, made: Iterable[tuple[Job, Any]]) -> Iterator[Any]:
         """The batches of one loop. ExecutionError: the place was moved by something else meanwhile."""

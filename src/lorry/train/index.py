@@ -1,8 +1,8 @@
 """Where each line of a file begins, found once and kept: 8 bytes per line, mapped afterwards.
 
-The index of one version of a file (path, size, time of change, inode) is a file of its own in the cache folder:
-the offset of every line, the size of the data, and the sha256 of the data, which is computed on the way and says
-later, exactly, whether data is still what it was. Numbers are 64 bits, little-endian.
+The index of one version of a file (path, size, times of change) is a file of its own in the cache folder: the offset
+of every line, the size of the data, and the sha256 of the data, which is computed on the way and says later, exactly,
+whether data is still what it was. Numbers are 64 bits, in the order of the machine.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import hashlib
 import mmap
 import os
 import struct
-import sys
 import time
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lorry.errors import InvalidError, ResourceError
 from lorry.storage.atomic import full_disk_named, make_folder, sync_folder, temporary_name
 from lorry.train.permutation import numpy_if_there
+from lorry.train.sources import Source, Version, cache_folder
 
 BLOCK = 4 << 20
 """Bytes read at a time: all the memory that indexing takes, times three."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NEWLINE, RETURN = 10, 13
-NUMBER, SPAN = struct.Struct("<Q"), struct.Struct("<QQ")
+NUMBER = struct.Struct("=Q")
 DIGEST = 32
 LEFT_OVER = 3600.0
 """Seconds after which a half-written index belongs to a process that died."""
@@ -37,52 +36,32 @@ LEFT_OVER = 3600.0
 NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 Finder = Callable[[memoryview, int, int], tuple[Any, int]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """One state of one file, as far as its folder entry tells."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: str, descriptor: int) -> Version:
-        stat = os.fstat(descriptor)
-        return cls(path=path, size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
+Reader = Callable[[int, memoryview], int]
+"""(offset, buffer) → bytes read into it."""
 
 
 class LineIndex:
     """Spans of the lines of one version of a file. A line is a sample without its line end; lines with nothing before
     it are none."""
 
-    __slots__ = ("_mapped", "count", "sha256")
+    __slots__ = ("count", "sha256", "starts")
 
     def __init__(self, mapped: mmap.mmap) -> None:
-        self._mapped = mapped
-        self.count = (len(mapped) - DIGEST) // NUMBER.size - 1
+        self.starts = memoryview(mapped)[:-DIGEST].cast("Q")
+        """The first byte of each line, and the size of the file. A line and its end, and blank lines behind it, reach
+        to the start of the next."""
+        self.count = len(self.starts) - 1
         self.sha256 = mapped[-DIGEST:].hex()
 
-    def span(self, line: int) -> tuple[int, int]:
-        """Bytes from its first to that of the next: the line end, and blank lines behind it, are in it."""
-        return SPAN.unpack_from(self._mapped, NUMBER.size * line)
 
-
-def cache_folder() -> Path:
-    """In a container it is a folder of the machine, which outlives the attempt."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorry" / "lines"
-
-
-def open_index(version: Version) -> LineIndex:
+def open_index(version: Version, source: Source) -> LineIndex:
     """The kept index, or a new one. InvalidError: the file is being written to."""
-    place = _place(version)
+    place = cache_folder("lines") / f"{version.key}.lines"
     try:
         found = _map(place, version)
         if found is None:
             with full_disk_named(place.parent):
-                _keep(place, version)
+                _keep(place, version, source)
             found = _map(place, version)
     except OSError as e:
         if e.errno not in NO_ENTRY:
@@ -93,13 +72,6 @@ def open_index(version: Version) -> LineIndex:
         ) from e
     assert found is not None
     return found
-
-
-def _place(version: Version) -> Path:
-    """`<path>-<version>.lines`, hashed."""
-    path = hashlib.sha256(os.fsencode(version.path)).hexdigest()[:32]
-    rest = hashlib.sha256(f"{version.size}/{version.mtime_ns}/{version.inode}".encode()).hexdigest()[:32]
-    return cache_folder() / f"{path}-{rest}.lines"
 
 
 def _map(place: Path, version: Version) -> LineIndex | None:
@@ -114,17 +86,19 @@ def _map(place: Path, version: Version) -> LineIndex | None:
     return LineIndex(mapped) if whole and NUMBER.unpack_from(mapped, length - NUMBER.size)[0] == version.size else None
 
 
-def _keep(place: Path, version: Version) -> None:
+def _keep(place: Path, version: Version, source: Source) -> None:
     make_folder(place.parent)
     _drop_older(place)
     staged = place.with_name(f"{place.name}.{temporary_name()}")
     try:
-        with open(version.path, "rb", buffering=0) as source, staged.open("xb") as out:
-            write_index(source, out, _find_with_numpy if numpy_if_there() else _find)
+        with staged.open("xb") as out:
+            write_index(source.read_into, out, _find_with_numpy if numpy_if_there() else _find)
             out.flush()
             os.fsync(out.fileno())
-            if Version.of(version.path, source.fileno()) != version:
-                raise InvalidError(f"{version.path} changed while it was indexed: start when it is written")
+        try:
+            source.check()
+        except InvalidError:
+            raise InvalidError(f"{version.path} changed while it was indexed: start when it is written") from None
         staged.replace(place)
     except BaseException:
         staged.unlink(missing_ok=True)
@@ -144,13 +118,13 @@ def _drop_older(place: Path) -> None:
 # --- finding lines ----------------------------------------------------------------------------------------
 
 
-def write_index(source: Any, out: BinaryIO, find: Finder) -> None:
-    """`source` gives its bytes to `readinto`. The buffer begins with the last byte of the block before, so that the
+def write_index(read: Reader, out: BinaryIO, find: Finder) -> None:
+    """The buffer begins with the last byte of the block before, so that the
     byte before a newline is always in sight."""
     digest, kept = hashlib.sha256(), bytearray(1 + BLOCK)
     view = memoryview(kept)
     done = start = 0
-    while count := source.readinto(view[1:]):
+    while count := read(done, view[1:]):
         digest.update(view[1 : 1 + count])
         if not done and kept.startswith(BYTE_ORDER_MARK, 1):
             start = len(BYTE_ORDER_MARK)
@@ -175,8 +149,6 @@ def _find(view: memoryview, done: int, start: int) -> tuple[Any, int]:
             found.append(start)
         start = done + at
         at = block.find(b"\n", at + 1)
-    if sys.byteorder == "big":
-        found.byteswap()
     return found, start
 
 
@@ -190,4 +162,4 @@ def _find_with_numpy(view: memoryview, done: int, start: int) -> tuple[Any, int]
     starts[0], starts[1:] = start - done, ends[:-1] + 1
     lengths = ends - starts
     full = (lengths > 1) | ((lengths == 1) & (block[ends] != RETURN))  # block[ends]: the byte before
-    return (starts[full] + done).astype("<u8").tobytes(), done + int(ends[-1]) + 1
+    return (starts[full] + done).astype(numpy.uint64).tobytes(), done + int(ends[-1]) + 1

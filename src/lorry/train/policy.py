@@ -32,9 +32,11 @@ class Every:
 
     @classmethod
     def parse(cls, value: object) -> Every:
-        """ "auto", a number of steps, or a time such as "5m"."""
+        """ "auto", a number of steps (also as a text), or a time such as "5m"."""
         if value == "auto":
             return cls()
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
         if type(value) is int and value > 0:
             return cls(steps=value)
         if isinstance(value, str):
@@ -90,29 +92,44 @@ class Decision:
     reason: str
 
 
+MARGIN, LEAST_MARGIN = 0.02, 2.0
+
+
 def margin(limit: float) -> float:
-    return max(2.0, 0.02 * limit)
+    """For what no estimate knows: a share of the slice, or seconds."""
+    return max(LEAST_MARGIN, MARGIN * limit)
+
+
+def needed(limit: float, costs: Costs) -> float:
+    """Seconds before the end of a slice at which the last step but one must have ended: one more and its save fit."""
+    return costs.step + costs.stall + costs.persist + costs.exit + margin(limit)
 
 
 def must_yield(left: float, limit: float, costs: Costs) -> Decision:
     """Whether to save and stop at this safe point, `left` seconds before the end of a slice of `limit` seconds:
     there is time for one more step only if a save fits after it."""
-    needed = costs.step + costs.stall + costs.persist + costs.exit + margin(limit)
-    if left < needed:
-        return Decision(True, f"{left:.1f} s are left, and one more step with its save may take {needed:.1f} s")
-    return Decision(False, f"{left:.1f} s are left; the last step must begin {needed:.1f} s before the end")
+    least = needed(limit, costs)
+    if left < least:
+        return Decision(True, f"{left:.1f} s are left, and one more step with its save may take {least:.1f} s")
+    return Decision(False, f"{left:.1f} s are left; the last step must begin {least:.1f} s before the end")
 
 
 def can_progress(limit: float, costs: Costs) -> Decision:
     """Whether a slice has room for one step and one save; by the same estimate as `must_yield`."""
-    needed = costs.start + costs.step + costs.stall + costs.persist + costs.exit + margin(limit)
+    least = costs.start + needed(limit, costs)
     arithmetic = (
         f"start {costs.start:.1f} s + step {costs.step:.1f} s + save {costs.stall + costs.persist:.1f} s + exit "
-        f"{costs.exit:.1f} s + margin {margin(limit):.1f} s = {needed:.1f} s"
+        f"{costs.exit:.1f} s + margin {margin(limit):.1f} s = {least:.1f} s"
     )
-    if needed > limit:
+    if least > limit:
         return Decision(False, f"A slice of {limit:.1f} s cannot make one step and save it: {arithmetic}")
     return Decision(True, f"One step fits into a slice of {limit:.1f} s: {arithmetic}")
+
+
+def shortest(costs: Costs) -> float:
+    """Seconds of the shortest slice that has room for one step and one save."""
+    sure = costs.start + needed(0.0, costs)
+    return sure if margin(sure) == margin(0.0) else (sure - margin(0.0)) / (1 - MARGIN)
 
 
 def slices(work: float, limit: float, costs: Costs) -> int | None:

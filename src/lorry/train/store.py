@@ -45,9 +45,9 @@ class CheckpointStore(Protocol):
         """Verified. CorruptCheckpointError if it is damaged (it is then moved aside) or missing."""
         ...
 
-    def collect(self, keep: Collection[str]) -> int:
-        """Remove manifests outside `keep` and chunks that no remaining one names, both only if older than an hour.
-        HEAD's manifest always stays. Bytes freed."""
+    def collect(self, keep: Collection[str], *, sweep: bool = True) -> int:
+        """Remove manifests outside `keep` and chunks that no remaining one names: those that this attempt made at
+        once, and with `sweep` others too if they are older than an hour. HEAD's manifest always stays. Bytes freed."""
         ...
 
 

@@ -7,9 +7,11 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from lorry.errors import InvalidError
+from lorry.train.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class Tracked:
     load: Callable[[Any], object]
     plain: bool = False
     """A dict or list: its tensors go back to their devices, for nobody else puts them there."""
+    place: Callable[[], Any] | None = None
+    """Of data: where it is, cheap enough to be asked at each step."""
 
 
 def tracked(name: str, value: Any) -> Tracked:
@@ -34,6 +38,8 @@ def tracked(name: str, value: Any) -> Tracked:
     if numpy is not None and isinstance(value, numpy.random.Generator):
         bits = value.bit_generator
         return Tracked(lambda: bits.state, lambda state: setattr(bits, "state", state))
+    if isinstance(value, Batches):
+        return Tracked(value.state_dict, value.load_state_dict, place=_place_of(value))
     if callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None)):
         return Tracked(value.state_dict, value.load_state_dict)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -41,6 +47,11 @@ def tracked(name: str, value: Any) -> Tracked:
         f"run.track({name}=…) got a {kind}, which has no state_dict and load_state_dict. Besides objects that have "
         f'both, it takes random generators, dicts and lists: put single values into a dict, state={{"{name}": …}}'
     )
+
+
+def _place_of(data: Batches) -> Callable[[], Any]:
+    where = attrgetter("_epoch", "_place")
+    return lambda: where(data)
 
 
 def merge(target: Any, state: Any) -> None:

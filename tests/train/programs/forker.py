@@ -32,6 +32,8 @@ def attempt(order):
 
 
 def run(order):
+    if order["warm"]:
+        importlib.import_module(order["program"])
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()

@@ -1,0 +1,199 @@
+"""The API's methods for training runs: two for code in containers, the others for people."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from lorry import errors
+from lorry.clock import Clock
+from lorry.ids import CALL_BYTES, call_bytes
+from lorry.model.function import FunctionSpec
+from lorry.model.records import AppRecord, CallKind, CallRecord, Status
+from lorry.model.run import RESUMABLE, RunRecord
+from lorry.scheduler.dispatch import Work
+from lorry.server import run_report
+from lorry.server.apps import Apps
+from lorry.server.container import Container
+from lorry.server.frontend import Method, Session
+from lorry.server.journal import Journal, new_call
+from lorry.server.parcels import Broker, Parcel
+from lorry.server.provision import Provision
+from lorry.server.run_checkpoints import verify
+from lorry.server.runs import Runs
+from lorry.server.switch import Switch
+from lorry.store.interface import Store
+from lorry.wire.codec import from_json
+
+MOST_RUNS = 100
+POINTS = 500
+
+
+class RunApi:
+    def __init__(
+        self,
+        clock: Clock,
+        store: Store,
+        apps: Apps,
+        switch: Switch,
+        journal: Journal,
+        broker: Broker,
+        provision: Provision,
+        runs: Runs,
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._apps = apps
+        self._switch = switch
+        self._journal = journal
+        self._broker = broker
+        self._provision = provision
+        self._runs = runs
+        self._resuming: set[str] = set()
+
+    def methods(self) -> dict[str, Method]:
+        names = "run_begin run_commit run_list run_show run_resume run_cancel run_verify"
+        return {name: getattr(self, name) for name in names.split()}
+
+    # From code in containers
+
+    async def run_begin(self, session: Session, _params: dict[str, Any], _number: int) -> Any:
+        """{} → {run_id, folder, token, head: {manifest, step, token} or null, attempt, interruptions, seconds}: an
+        attempt at the run that this container was given, with a token larger than any before."""
+        return await self._runs.begin(_container(session))
+
+    async def run_commit(self, session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{run_id, token, manifest, step} → {} when the head is moved, on disk. May be asked twice."""
+        container = _container(session)
+        await self._runs.commit(container, params["run_id"], params["token"], params["manifest"], params["step"])
+        return {}
+
+    # From clients
+
+    async def run_list(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{all, limit, app_id?} → {runs}: newest first; those under way, or with `all` those that ended too."""
+        found = self._store.runs(
+            app_id=params.get("app_id"),
+            under_way_only=not params.get("all", False),
+            limit=params.get("limit", MOST_RUNS),
+        )
+        return {"runs": await asyncio.to_thread(lambda: [self._info(run) for run in found])}
+
+    async def run_show(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{run, points} → the run, with {attempt_rows, checkpoints, metrics}: its rows, thinned to so many points."""
+        run = self._found(params["run"])
+        points = params.get("points", POINTS)
+        newest = await asyncio.to_thread(self._info, run)
+        content = await asyncio.to_thread(self._runs.files.tail, run.folder, "metrics.jsonl", run_report.MOST_METRICS)
+        curves = await asyncio.to_thread(run_report.history, content, points)
+        attempts = run_report.attempt_rows(self._store.attempts(run.run_id))
+        return {**newest, "attempt_rows": attempts, **curves}
+
+    def _info(self, run: RunRecord) -> dict[str, Any]:
+        files = self._runs.files
+        tail = files.tail(run.folder, "metrics.jsonl", run_report.TAIL)
+        return run_report.info(run, files.path(run.folder), files.progress(run.folder), tail)
+
+    def _found(self, wanted: str) -> RunRecord:
+        """By id, by the beginning of one, or by its call."""
+        if wanted.startswith("fc-"):
+            try:
+                found = self._store.runs_of_call(call_bytes(wanted))
+            except ValueError as wrong:
+                raise errors.InvalidError(str(wrong)) from None
+        else:
+            found = self._store.runs(prefix=wanted, limit=8) if wanted else []
+        if not found:
+            raise errors.NotFoundError(f"no run {wanted!r}; `lorry runs list --all` shows those that were here")
+        if len(found) > 1:
+            names = ", ".join(run.run_id for run in found[:8])
+            raise errors.InvalidError(f"{wanted!r} can be any of several runs: {names}")
+        return found[0]
+
+    async def run_cancel(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{run} → the run, when it has saved and stopped. Its checkpoints stay."""
+        run = self._found(params["run"])
+        live = self._runs.under_way.get((run.call, run.chunk))
+        if live is None:
+            raise errors.InvalidError(f"{run.run_id} is {run.state.value} already")
+        attempt = self._runs.attempt_at(run.run_id)
+        self._runs.end(live, Status.CANCELLED, f"{run.run_id} was cancelled")
+        await live.over.wait()
+        if attempt is not None:
+            await attempt.over.wait()
+        return await asyncio.to_thread(self._info, self._store.run(run.run_id))
+
+    async def run_verify(self, session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{run} → {checkpoints: [{manifest, step, bytes, damaged: [file…]}]}: all of them read, the newest first."""
+        run = self._found(params["run"])
+        found = await asyncio.to_thread(verify, self._runs.files, run.folder, lambda: not session.peer.closed)
+        return {"checkpoints": found}
+
+    # Resume
+
+    async def run_resume(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
+        """{run} → {run_id, call, app_id}: a run that failed or was cancelled goes on where its newest checkpoint is, in
+        a detached app of its own."""
+        run = self._found(params["run"])
+        if run.state not in RESUMABLE or run.run_id in self._resuming:
+            raise errors.InvalidError(f"{run.run_id} is {run.state.value}: only one that has failed or was cancelled")
+        self._resuming.add(run.run_id)
+        try:
+            record = await asyncio.shield(self._resume(run))
+        finally:
+            self._resuming.discard(run.run_id)
+        return {"run_id": run.run_id, "call": f"fc-{record.call.hex()}", "app_id": record.app_id}
+
+    async def _resume(self, run: RunRecord) -> CallRecord:
+        kept, payload = await asyncio.to_thread(self._runs.files.kept_input, run.folder)
+        parcel = Parcel(payload) if isinstance(payload, bytes) else self._as_parcel(payload, kept.reference)
+        record = None
+        self._broker.hold(parcel, parcel)
+        try:
+            app, number = await self._same_app(run)
+            kind = CallKind.MAP if kept.batch else CallKind.SPAWN
+            call = os.urandom(CALL_BYTES)
+            record = new_call(call, app.app_id, number, kind, self._clock.wall(), None, True)
+            await self._submit(run, record, parcel)
+        finally:
+            self._broker.let_go(parcel, parcel)
+        self._apps.end_when_done(app.app_id)
+        return record
+
+    def _as_parcel(self, descriptor: int, reference: bytes | None) -> Parcel:
+        assert reference is not None
+        return self._broker.from_descriptor(descriptor, reference)
+
+    async def _same_app(self, run: RunRecord) -> tuple[AppRecord, int]:
+        """All functions of its app again, for it may call them; the run's own by number."""
+        before = self._store.functions(run.app_id)
+        for function in before:
+            self._provision.refuse(from_json(FunctionSpec, function.spec))
+        app = await self._apps.create_detached(run.app_name)
+        number = 0
+        for function in before:
+            again = await self._apps.add_function(app, from_json(FunctionSpec, function.spec), function.spec)
+            number = again if function.number == run.function else number
+        return app, number
+
+    async def _submit(self, run: RunRecord, record: CallRecord, parcel: Parcel) -> None:
+        """The run's row first: an input whose run is not known would begin a new one. A crash before the call is there
+        leaves a run without a call, which is failed, and can be resumed."""
+        call, batch = record.call, record.kind is CallKind.MAP
+        if not await self._store.resume_run(run.run_id, record.app_id, record.function, call, self._clock.wall()):
+            raise errors.InvalidError(f"{run.run_id} was resumed by somebody else")
+        if batch:
+            await self._journal.open_call(record)
+            await self._journal.accept_chunk(call, 0, 1, parcel)
+            await self._journal.close_call(call)
+        else:
+            await self._journal.accept_spawn(record, parcel)
+        self._runs.resumed(self._store.run(run.run_id))
+        self._switch.submit(Work(call=call, target=record.function, journaled=True, batch=batch), None)
+
+
+def _container(session: Session) -> Container:
+    if session.container is None:
+        raise errors.InvalidError("this is for code in a container: lorry.run() in a resumable function")
+    return session.container

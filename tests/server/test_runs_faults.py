@@ -1,0 +1,276 @@
+"""The server dies while a run saves, begins and ends; a run hangs. Nothing that was committed is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import run_by_hand
+from hypothesis import given
+from hypothesis import strategies as st
+from run_orders import Orders, run_of
+from server_home import ServerHome, kill_and_wait, processes_of, wait_until
+
+from lorry.clock import ManualClock
+from lorry.model.function import ResumePolicy
+from lorry.model.run import RunRecord, RunState
+from lorry.server.run_files import Progress, RunFiles
+from lorry.server.run_watch import AWAY, LEAST, TIMES, Liveness, RunWatch
+from lorry.server.runs import Attempt, UnderWay
+from lorry.store.memory import MemoryStore
+
+POINTS = ["worker.run_begun", "worker.before_head_swap", "worker.after_head_swap"]
+ENDS = ["worker.before_result_commit", "worker.after_result_commit"]
+
+
+@pytest.mark.parametrize("point", [*POINTS, *ENDS])
+def test_the_worker_dies_at_a_point_of_a_run_s_life(
+    own_server: ServerHome, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORRY_FAULT", point)
+    monkeypatch.setenv("LORRY_FAULT_ONCE", str(own_server.root / "fault"))
+    with run_by_hand.app.run():
+        call = run_by_hand.obey.spawn()
+        orders = Orders(call.object_id)
+        saved = orders.do("save", step=5)
+        assert isinstance(saved, str), saved
+        if point in POINTS:
+            assert (own_server.root / f"fault.{point}").exists(), "the fault did not happen"
+            assert (orders.show()["state"], orders.show()["head_step"]) == ("running", 5)
+        orders.give("finish", value="done")
+        assert call.get(timeout=60) == "done"
+        assert (own_server.root / f"fault.{point}").exists(), "the fault did not happen"
+        shown = orders.wait_for(state="done")
+    assert (shown["head_step"], shown["error"]) == (5, "")
+    assert shown["attempt_rows"][-1]["ended"] == "finished"
+    # A result that was not on disk is lost with the worker: the input runs again.
+    assert shown["attempts"] == (2 if point == "worker.before_result_commit" else 1)
+
+
+def test_keeper_and_worker_die_while_a_run_saves(own_server: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The save waits in the dead worker's socket; the container asks the next server again."""
+    monkeypatch.setenv("LORRY_FAULT", "worker.before_head_swap:1:stop")
+    monkeypatch.setenv("LORRY_FAULT_ONCE", str(own_server.root / "fault"))
+    with run_by_hand.app.run():
+        call = run_by_hand.obey.spawn()
+        orders = Orders(call.object_id)
+        answer = orders.give("save", step=5)
+        wait_until((own_server.root / "fault.worker.before_head_swap").exists, 20)
+        worker, keeper = own_server.worker_pid(), own_server.keeper_pid()
+        assert keeper is not None
+        kill_and_wait(keeper)
+        kill_and_wait(worker)
+        assert run_of(orders.run_id)["state"] == "running"  # which starts a server
+        wait_until(answer.exists, 30)
+        assert orders.wait_for(head_step=5)["attempts"] == 1
+        assert Path(orders.folder, "m", f"5-{json.loads(answer.read_text())}.json").exists()
+        orders.give("finish", value="done")
+        assert call.get(timeout=60) == "done"
+        assert orders.wait_for(state="done")["attempts"] == 1
+
+
+def test_a_run_whose_container_died_with_the_server_waits_and_goes_on(own_server: ServerHome) -> None:
+    with run_by_hand.app.run():
+        call = run_by_hand.obey.spawn()
+        orders = Orders(call.object_id)
+        orders.do("save", step=5)
+        (attempt,) = orders.show()["attempt_rows"]
+        worker = own_server.worker_pid()
+        os.kill(worker, signal.SIGSTOP)
+        for pid in processes_of(own_server.state / "containers" / attempt["container_id"]):
+            kill_and_wait(pid)
+        kill_and_wait(worker)
+        begun = orders.do("begin")
+        assert (begun["head"]["step"], begun["attempt"], begun["interruptions"]) == (5, 2, 1)
+        orders.give("finish", value="done")
+        assert call.get(timeout=60) == "done"
+        shown = orders.wait_for(state="done")
+    assert [row["ended"] for row in shown["attempt_rows"]] == ["killed", "finished"]
+    assert "while the server was away" in shown["attempt_rows"][0]["reason"]
+
+
+def test_a_run_without_mounts_finds_its_folder(own_server: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORRY_SANDBOX", "process")
+    with run_by_hand.app.run():
+        call = run_by_hand.obey.spawn()
+        orders = Orders(call.object_id)
+        assert orders.do("begin")["folder"] == str(orders.folder)
+        orders.do("save", step=5)
+        orders.give("finish", value="done")
+        assert call.get(timeout=60) == "done"
+        assert orders.show()["head_step"] == 5
+
+
+# Hangs
+
+
+def said(step: int, at: float, phase: str = "training", q99: float = 0.2) -> Progress:
+    return Progress(token=1, step=step, at=at, phase=phase, q99=q99)
+
+
+def test_only_silence_between_steps_is_a_hang() -> None:
+    alive = Liveness(0.0)
+    assert alive.look(None, 1e6) is None, "it has said nothing yet"
+    assert alive.look(said(5, 0.0, "restoring"), 1e6) is None
+    assert alive.look(said(5, 1.0), 2e6) is None
+    assert alive.look(said(5, 1.0), 3e6) is None, "the first step may compile for hours"
+    assert alive.look(said(6, 2.0), 3e6) is None
+    assert alive.look(said(6, 2.0), 3e6 + 59) is None
+    reason = alive.look(said(6, 2.0), 3e6 + 75)
+    assert reason is not None
+    assert reason.startswith(
+        "no step for 75 s (limit 60 s: 10 × 99th percentile of 0.2 s, at least 60 s), so it was taken"  # noqa: RUF001
+    )
+    assert alive.look(said(6, 3.0), 3e6 + 76) is None, "a heartbeat"
+    assert alive.look(said(6, 4.0, "saving"), 4e6) is None
+    assert alive.look(said(6, 5.0, q99=20.0), 4e6 + 1) is None
+    assert alive.look(said(6, 5.0, q99=20.0), 4e6 + 199) is None, "slow steps have more time"
+    assert alive.look(said(6, 5.0, q99=20.0), 4e6 + 202) is not None
+
+
+@given(st.lists(st.tuples(st.floats(0, LEAST / 2), st.booleans(), st.booleans()), max_size=60), st.floats(0, 10))
+def test_whoever_steps_in_time_is_never_killed_and_whoever_stops_is(
+    rounds: list[tuple[float, bool, bool]], q99: float
+) -> None:
+    """`rounds`: seconds until the next look, whether there was a step by then, whether the server was away."""
+    alive, now, step, quiet = Liveness(0.0), 0.0, 0, 0.0
+    alive.look(said(0, 0.0, q99=q99), now)
+    for seconds, steps, away in rounds:
+        now += seconds
+        quiet += seconds
+        if steps:
+            step, quiet = step + 1, 0.0
+        if away:
+            alive.excuse(now)
+            quiet = 0.0
+        killed = alive.look(said(step, float(step), q99=q99), now)
+        assert (killed is not None) == (step > 0 and quiet > max(LEAST, TIMES * q99))
+
+
+class Bench:
+    """A watch over one run, with a clock that the test moves."""
+
+    def __init__(self, folder: Path, **policy: Any) -> None:
+        self.clock, self.store = ManualClock(), MemoryStore()
+        self.files = RunFiles(folder, None)
+        run = asyncio.run(self._begin())
+        self.files.make(run.folder)
+        self.killed: list[tuple[str, str, bool]] = []
+        self.ended: list[str] = []
+        attempt = Attempt("ru-1", 1, "ct-1", run.folder, self.clock.monotonic())
+        policy_ = ResumePolicy(**policy)
+        deadline = None if policy_.deadline is None else self.clock.monotonic() + policy_.deadline
+        self.live = UnderWay("ru-1", run.call, 0, 1, deadline, policy_)
+        runs: Any = SimpleNamespace(
+            attempts={"ct-1": attempt},
+            under_way={(run.call, 0): self.live},
+            files=self.files,
+            attempt_at=lambda _run: attempt,
+            end=lambda _live, status, text: self.ended.append(f"{status.name} {text}"),
+        )
+        fleet: Any = SimpleNamespace(kill=lambda name, why, *, guilty: self.killed.append((name, why, guilty)))
+        self.watch = RunWatch(self.clock, self.store, fleet, runs)
+
+    async def _begin(self) -> RunRecord:
+        record = RunRecord(
+            run_id="ru-1",
+            app_id="ap-1",
+            app_name="a",
+            tag="f",
+            function=1,
+            call=bytes(16),
+            chunk=0,
+            state=RunState.RUNNING,
+            created_at=0.0,
+            since=0.0,
+            folder="a/f/ru-1",
+        )
+        return await self.store.begin_run(record, "ct-1", self.clock.wall())
+
+    def look(self, seconds: float = 1.0) -> None:
+        self.clock.advance(seconds)
+        asyncio.run(self.watch.look())
+
+    def look_for(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.look()
+
+
+STEPPER = """
+import json, os, sys, time
+step = 0
+while True:
+    step += 1
+    said = {"token": 1, "step": step, "at": time.monotonic(), "phase": "training", "q99": 0.01}
+    with open("progress.new", "w") as file:
+        json.dump(said, file)
+    os.rename("progress.new", "progress.json")
+    time.sleep(0.002)
+"""
+
+
+def test_a_process_that_is_stopped_is_taken_to_hang(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    place = bench.files.path("a/f/ru-1")
+    with subprocess.Popen([sys.executable, "-c", STEPPER], cwd=place) as stepper:
+        try:
+            wait_until((place / "progress.json").exists)
+            bench.look()
+            first = bench.files.progress("a/f/ru-1")
+            assert first is not None
+            wait_until(lambda: bench.files.progress("a/f/ru-1") != first)
+            bench.look_for(2)
+            os.kill(stepper.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, stepper.pid, os.WSTOPPED)
+            bench.look_for(60)
+            assert not bench.killed
+            bench.look_for(3)
+        finally:
+            stepper.kill()
+    ((container, reason, guilty),) = bench.killed
+    assert (container, guilty) == ("ct-1", True)
+    assert "no step for 6" in reason
+
+
+def test_a_server_that_was_stopped_itself_accuses_nobody(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    place = bench.files.path("a/f/ru-1") / "progress.json"
+    for step in (1, 2):
+        place.write_text(json.dumps({"token": 1, "step": step, "at": 1.0, "phase": "training", "q99": 0.1}))
+        bench.look()
+    bench.look(10_000)
+    assert not bench.killed
+    bench.look_for(int(LEAST))
+    assert not bench.killed, "it had the whole time again"
+    bench.look(AWAY - 1)
+    assert len(bench.killed) == 1
+
+
+def test_what_another_attempt_has_said_counts_for_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    place = bench.files.path("a/f/ru-1") / "progress.json"
+    for step in (1, 2):
+        place.write_text(json.dumps({"token": 7, "step": step, "at": 1.0, "phase": "training", "q99": 0.1}))
+        bench.look()
+    bench.look_for(100)
+    assert not bench.killed
+
+
+def test_a_deadline_ends_the_run_once_and_a_clock_that_jumps_does_not(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, deadline=3600.0)
+    bench.clock.offset += 1e6
+    bench.look(3598.0)
+    assert bench.ended == []
+    bench.look(1.0)
+    bench.look(1.0)
+    (text,) = bench.ended
+    assert text.startswith("TIMEOUT the run's deadline of 1 h is over at step 0. It has no checkpoint; `lorry runs")
+    assert bench.store.run("ru-1").state is RunState.RUNNING, "its input ends first"
