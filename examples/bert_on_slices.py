@@ -74,6 +74,7 @@ def train(path: str, steps: int) -> dict:
             if run.step_number == steps:
                 break
 
+    run.finish()  # its last checkpoint is saved, its log is written
     weights = hashlib.sha256(run.export(model).read_bytes()).hexdigest()
     return {"weights": weights, **account(run)}
 
@@ -82,7 +83,7 @@ def account(run: lorry.Run) -> dict:
     """What the run's own log says of its slices: the first step of one comes so long after the last of another."""
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
-    saves = [row for row in rows if "new_bytes" in row]
+    saves = [row["checkpoint"] for row in rows if "checkpoint" in row]
     pairs = list(itertools.pairwise(steps))
     usual = sorted(after["time"] - before["time"] for before, after in pairs)[len(pairs) // 2]
     gaps = [after["time"] - before["time"] - usual for before, after in pairs if before["attempt"] != after["attempt"]]
@@ -92,7 +93,7 @@ def account(run: lorry.Run) -> dict:
         "seconds_per_step": round(usual, 4),
         "seconds_between_slices": [round(gap, 2) for gap in gaps],
         "bytes_written": sum(row["new_bytes"] for row in saves),
-        "bytes_per_checkpoint": saves[-1]["total_bytes"] if saves else 0,
+        "bytes_per_checkpoint": saves[-1]["bytes"],
     }
 
 

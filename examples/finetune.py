@@ -8,7 +8,8 @@
 Without --model, a GPT-Neo of 0.7 million parameters starts from random weights and takes about a minute on
 two CPU cores. --model continues from real weights of the Hugging Face hub: put gpu="L4" on `finetune` for
 that, or lower --steps, which is the one dial. --lora trains small matrices beside the weights and leaves these
-as they are, so that a checkpoint has a few megabytes.
+as they are, so that each checkpoint but the first writes a few megabytes. A model may be a path: the one that an
+earlier run printed.
 
 Kill it at any moment, `kill -9` included: it goes on from its last checkpoint, to the same weights. After Ctrl-C,
 `lorry runs resume` goes on. See docs/training.md.
@@ -227,6 +228,8 @@ def standard_library(limit: int = 1_500_000) -> str:
 
 @app.local_entrypoint()
 def main(data: str = "", model: str = "", steps: int = 2000, prompt: str = "", lora: bool = False):
+    if lora and not model:
+        raise SystemExit("--lora needs a --model: beside random weights there is nothing to learn from")
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(data or Path(scratch, "stdlib.txt"))
         if not data:

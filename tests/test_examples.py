@@ -34,7 +34,7 @@ SHOWN = {
     ],
 }
 """Lines that stdout has; what containers print may come between those of the program."""
-OWN_TEST = {"finetune.py", "finetune_simplest.py", "resume.py"}
+OWN_TEST = {"finetune.py", "finetune_simplest.py", "resume.py", "bert_on_slices.py", "pipeline.py"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import turns
 import lorry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-import bert_on_slices as bert  # noqa: E402
+import bert_on_slices as bert
 
 CORPUS = "/data/corpus.txt"
 
@@ -28,7 +28,7 @@ def uploaded() -> None:
 def train(limit: float, steps: int) -> dict[str, object]:
     """Seconds of so many steps in slices of `limit` seconds, and what the run's log says of them."""
     began = turns.now()
-    report = bert.train.with_options(timeout=limit).remote(CORPUS, steps)
+    report = bert.train.with_options(timeout=limit, cpu=1).remote(CORPUS, steps)
     return {"value": turns.now() - began, **report}
 
 
@@ -48,5 +48,5 @@ def step(n: int) -> dict[str, object]:
 if __name__ == "__main__":
     with bert.app.run():
         uploaded()
-        bert.train.with_options(timeout=3600).remote(CORPUS, 5)  # the image is built, the template is warm
+        bert.train.with_options(timeout=3600, cpu=1).remote(CORPUS, 5)  # the image is built, the template is warm
         turns.serve({"train": train, "step": step})

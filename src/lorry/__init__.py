@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lorry.sdk.sandbox import Sandbox
     from lorry.sdk.secret import Secret
     from lorry.sdk.volume import Volume
-    from lorry.train.run import run
+    from lorry.train.run import Run, run
 
 _HOMES = {
     "App": "app",
@@ -66,6 +66,7 @@ _HOMES = {
     "is_local": "context",
     "method": "decorators",
     "parameter": "decorators",
+    "Run": "lorry.train.run",
     "run": "lorry.train.run",
     "web_server": "decorators",
     "wsgi_app": "decorators",
@@ -105,6 +106,7 @@ __all__ = [
     "FunctionCall",
     "Image",
     "Resumable",
+    "Run",
     "Retries",
     "Sandbox",
     "Secret",

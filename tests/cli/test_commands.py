@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from cli_terminal import LORRY, PROGRAMS, Terminal
 
+from lorry.cli import server
+
 
 def _app_id(lorry: Terminal, name: str) -> str:
     rows = json.loads(lorry("app", "list", "--all", "--json").stdout)
@@ -256,3 +258,12 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(lorry: Terminal
     assert "HF_TOKEN" in (said := lorry("run", str(program), code=1).stderr)
     assert "`lorry secret create --force hub KEY=VALUE`" in said
     lorry("secret", "delete", "hub", "--yes")
+
+
+def test_whoever_stops_the_server_waits_as_long_as_runs_may_take_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[tuple[int, float]] = []
+    monkeypatch.setattr(server.asking, "running", dict)
+    monkeypatch.setattr(server.asking, "act", lambda *_, **__: {"worker": 1, "keeper": 2, "grace": 600.0})
+    monkeypatch.setattr(server, "gone", lambda pid, seconds: waited.append((pid, seconds)) or True)
+    server.stop(force=True)
+    assert waited == [(1, 600.0 + server.STOP_PATIENCE), (2, server.STOP_PATIENCE)]

@@ -102,7 +102,7 @@ def test_the_page_has_everything_that_the_server_knows() -> None:
         f"train  {RUN}  running",
         "finetune (ap-",
         f"train/{RUN}/metrics.jsonl",
-        "2 slices, 1 interruption, 4 attempts, checkpoint of step 1,150",
+        "3 slices, 1 interruption, 4 attempts, checkpoint of step 1,150",
         "24 %  loss 1.455  3.1 steps/s  ETA 20 min",
         "lowest 1.252",
         "steps/s",
@@ -158,6 +158,14 @@ def test_the_loss_is_that_of_the_newest_row_that_has_one() -> None:
     rows = [{"step": 1, "time": 1.0, "loss": 3.0}, {"step": 2, "time": 2.0}, {"step": 3, "time": 3.0, "loss": 1.0}]
     assert loss(rows) == ("loss", [(1, 3.0), (3, 1.0)])
     assert loss([]) == ("loss", [])
+
+
+def test_a_loss_that_is_no_number_any_more_is_seen() -> None:
+    run = shown()
+    run["metrics"][-1]["loss"] = "NaN"
+    assert "loss nan" in run_words.pipe_line(info(metrics={"step": 5, "time": NOW, "lr": 1e-4, "loss": "NaN"}))
+    lines = page(run, columns=100, drawn=False, now=NOW)
+    assert any(line.startswith("loss ") and "-> nan, lowest 1." in line for line in lines)
 
 
 def test_what_a_container_has_written_may_be_anything() -> None:

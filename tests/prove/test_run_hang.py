@@ -1,4 +1,4 @@
-"""A run that is stopped in the middle of training: taken to hang after a minute, killed, and resumed."""
+"""Runs that hang in the middle of training: after a minute they are killed, and resumed, and in the end given up."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 import signal
 import time
 
+import faulty
 import pytest
 import run_by_hand
-from run_orders import Orders
+from run_orders import Orders, run_of
 from server_home import ServerHome, processes_of, wait_until
+
+from lorry import exception
 
 
 @pytest.mark.prove
@@ -32,3 +35,19 @@ def test_a_stopped_run_goes_on_in_a_new_attempt(own_server: ServerHome) -> None:
         assert orders.do("begin")["head"]["step"] == 5
         orders.give("finish", value=1)
         assert call.get(timeout=60) == 1
+
+
+@pytest.mark.prove
+@pytest.mark.usefixtures("own_server")
+def test_a_run_that_hangs_at_the_same_step_each_time_is_given_up_with_the_reason() -> None:
+    """The first attempt has saved; three more come no further."""
+    with faulty.app.run():
+        call = faulty.train_for_long.spawn(60, 0.1, "deadlock")
+        run = run_of(call.object_id)["run_id"]
+        with pytest.raises(exception.ContainerLostError, match=r"taken to hang at step \d+.*3 attempts in a row"):
+            call.get(timeout=400)
+        shown = run_of(run)
+    assert (shown["state"], shown["head_step"], shown["attempts"]) == ("failed", 20, 4)
+    for row in shown["attempt_rows"]:
+        assert row["ended"] == "killed"
+        assert 60 < row["ended_at"] - row["started_at"] < 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -117,6 +118,22 @@ def test_what_is_no_run_yet_is_interrupted_at_once(asked: Any, status: Status) -
 
     bench = RunBench(train)
     bench.run_one()
+    assert bench.status == status
+
+
+@pytest.mark.parametrize(("asked", "status"), [(YIELD, Status.CONTINUE), (CANCEL, Status.CANCELLED)])
+@pytest.mark.parametrize("batch", [False, True])
+def test_an_interruption_that_got_lost_is_followed_at_the_first_safe_point(
+    asked: Any, status: Status, batch: bool
+) -> None:
+    def train(_x: int) -> None:
+        with contextlib.suppress(BaseException):  # as in a callback of the garbage collector, or of an import
+            bench.nudge(asked)
+        current().active = True
+        safe_point()
+
+    bench = RunBench(train)
+    bench.run_batch([1]) if batch else bench.run_one(1)
     assert bench.status == status
 
 

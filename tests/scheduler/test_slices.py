@@ -88,8 +88,7 @@ def test_a_run_that_goes_on_waits_behind_those_that_waited() -> None:
     for number in (1, 2):
         d.submit(run(number), 0.0)
     send = begin(d, "a", number=1)
-    assert d.committed("a") == [Remember(run(1).call, 0, {0: 0})]
-    assert d.committed("a") == []
+    assert d.committed("a", run(1).call, 0) == []
     verdict = d.result("a", send.lease, None, Status.CONTINUE, True, 100.0)
     assert verdict.deliver == ()
     assert Drained("a") in verdict.effects
@@ -113,11 +112,23 @@ def test_a_checkpoint_resets_the_count_and_the_journal_hears_of_both() -> None:
     for number in range(10):
         send = begin(d, f"a{number}")
         if number % 3 == 2:
-            assert [e.attempts for e in d.committed(f"a{number}") if isinstance(e, Remember)] == [{0: 0}]
+            assert d.committed(f"a{number}", run().call, 0) == [], "the store has counted it already"
         effects = d.result(f"a{number}", send.lease, None, Status.CONTINUE, True, 0.0).effects
         (remembered,) = [effect.attempts for effect in effects if isinstance(effect, Remember)]
         assert remembered == {0: (number + 1) % 3}
         audit(d)
+
+
+def test_a_checkpoint_counts_although_its_container_died_while_it_was_written() -> None:
+    d = dispatcher()
+    d.submit(run(), 0.0)
+    for number in range(10):
+        begin(d, f"a{number}")
+        assert d.lost(f"a{number}", "it died", 0.0) == [Remember(run().call, 0, {0: 1})]
+        assert d.committed(f"a{number}", run().call, 0) == [Remember(run().call, 0, {0: 0})]
+    send = begin(d, "b")
+    d.committed("a9", run().call, 0)
+    assert d.result("b", send.lease, None, Status.CONTINUE, True, 0.0).effects[0] == Remember(run().call, 0, {0: 1})
 
 
 def test_an_error_is_delivered_as_it_came_at_the_third_time() -> None:
@@ -203,7 +214,7 @@ def test_a_failed_start_ends_a_new_run_at_once_and_an_old_one_at_the_third_time(
     for number in (1, 2):
         d.submit(run(number), 0.0)
     send = begin(d, "a", number=1)
-    d.committed("a")
+    d.committed("a", run(1).call, 0)
     d.result("a", send.lease, None, Status.CONTINUE, True, 0.0)
     d.lost("a", "it has had its last input", 0.0)
     ended: list[list[bytes]] = []
@@ -226,6 +237,22 @@ def test_one_chunk_of_a_call_may_end_as_a_time_out_while_the_others_go_on() -> N
     assert Stop("a", send.lease, True) in effects
     assert d.tick(5.0 + GRACE) == [Kill("a", "an input would not stop")]
     assert [work.chunk for work in d.works_of(bytes(16))] == [1, 2]
+
+
+# Growth
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.floats(0, 0.19))
+def test_a_second_run_waits_for_no_idle_cpu_but_for_a_core(busy: int, waiting: int, idle: float) -> None:
+    views = [ContainerView(container_id=f"b{i}", phase=Phase.READY, running=1, started_at=0.0) for i in range(busy)]
+    machine = MachineLoad(cores=4, cpu_idle_fraction=idle, memory_free=100_000, memory_total=100_000)
+
+    def started(*, runs: bool) -> int:
+        load = FunctionLoad(runs=runs, waiting=waiting, running=busy, containers=tuple(views))
+        return autoscale.decide(100.0, load, machine).start
+
+    assert started(runs=True) == max(0, min(waiting, 4 - busy))
+    assert started(runs=False) == 0
 
 
 # Successors

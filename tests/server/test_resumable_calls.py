@@ -89,6 +89,14 @@ def test_runs_of_a_spawned_map_are_found_by_their_index(tmp_path: Path) -> None:
     assert list(call.iter()) == [3, 3, 3]
 
 
+def test_a_chunk_of_several_runs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    resumed.three_slices.hydrate()
+    monkeypatch.setattr(resumed.three_slices, "is_resumable", False)
+    with pytest.raises(exception.InvalidError, match="2 inputs in one chunk, but each input of a resumable"):
+        resumed.three_slices.spawn_map([str(tmp_path)] * 2)
+    assert attempts(tmp_path) == []
+
+
 def test_three_errors_without_a_checkpoint_end_with_the_last_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="attempt 3"):
         resumed.fails.remote(str(tmp_path))
@@ -146,6 +154,16 @@ def test_a_container_that_does_not_hear_is_killed_after_its_grace(tmp_path: Path
     assert call.get(timeout=30) == 5
 
 
+def test_a_container_that_is_stopped_twice_is_killed_at_once(tmp_path: Path) -> None:
+    call = resumed.deaf_for_long.spawn(str(tmp_path), 2)
+    wait_for_attempt(tmp_path, 1)
+    stopped = container()
+    for _ in range(2):
+        ask("container_stop", container_id=stopped)
+    wait_for_attempt(tmp_path, 2)
+    assert call.get(timeout=20) == 2
+
+
 def test_a_stopped_app_waits_until_its_runs_have_saved(tmp_path: Path) -> None:
     with resumed.other.run():
         resumed.long.spawn(str(tmp_path), 0.5, 9)
@@ -158,6 +176,7 @@ def test_a_stopped_server_waits_until_runs_have_saved_and_the_next_one_goes_on(t
         resumed.other.deploy()
         call = lorry.Function.from_name("resumed-other", "long").spawn(str(tmp_path), 0.5, 2)
         wait_for_attempt(tmp_path, 1)
+        assert ask("server_stop", force=True)["grace"] == 30, "whoever waits for its end waits so much longer"
         home.stop()
         assert (tmp_path / "saved-1").read_text() == "drain"
         assert call.get(timeout=30) == 2

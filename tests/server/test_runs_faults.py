@@ -97,6 +97,23 @@ def test_a_run_whose_container_died_with_the_server_waits_and_goes_on(own_server
     assert "while the server was away" in shown["attempt_rows"][0]["reason"]
 
 
+def test_a_cancelled_run_saves_although_the_worker_dies_meanwhile(own_server: ServerHome) -> None:
+    """It is told again, just as it comes back to the next worker."""
+    with run_by_hand.app.run():
+        call = run_by_hand.obey.spawn()
+        orders = Orders(call.object_id)
+        orders.give("dawdle")
+        wait_until((orders.folder / "dawdles").exists)
+        call.cancel()
+        orders.wait_for(phase="saving")
+        kill_and_wait(own_server.worker_pid())
+        assert orders.show()["phase"] == "saving"
+        (orders.folder / "enough").touch()
+        shown = orders.wait_for(state="cancelled")
+    assert shown["head_step"] == 1000
+    assert [row["ended"] for row in shown["attempt_rows"]] == ["cancelled"]
+
+
 def test_a_run_without_mounts_finds_its_folder(own_server: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORRY_SANDBOX", "process")
     with run_by_hand.app.run():
@@ -165,7 +182,7 @@ class Bench:
         self.files.make(run.folder)
         self.killed: list[tuple[str, str, bool]] = []
         self.ended: list[str] = []
-        attempt = Attempt("ru-1", 1, "ct-1", run.folder, self.clock.monotonic())
+        attempt = Attempt("ru-1", (run.call, 0), 1, "ct-1", run.folder, self.clock.monotonic())
         policy_ = ResumePolicy(**policy)
         deadline = None if policy_.deadline is None else self.clock.monotonic() + policy_.deadline
         self.live = UnderWay("ru-1", run.call, 0, 1, deadline, policy_)
@@ -227,9 +244,9 @@ def test_a_process_that_is_stopped_is_taken_to_hang(tmp_path: Path) -> None:
             first = bench.files.progress("a/f/ru-1")
             assert first is not None
             wait_until(lambda: bench.files.progress("a/f/ru-1") != first)
-            bench.look_for(2)
             os.kill(stepper.pid, signal.SIGSTOP)
             os.waitid(os.P_PID, stepper.pid, os.WSTOPPED)
+            bench.look()  # finds its last step, which is new
             bench.look_for(60)
             assert not bench.killed
             bench.look_for(3)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,27 @@ def test_cancel_answers_when_the_attempt_has_saved() -> None:
         call.get(timeout=10)
     with pytest.raises(exception.InvalidError, match="is cancelled already"):
         ask("run_cancel", run=orders.run_id)
+
+
+def test_a_cancelled_run_is_saving_until_it_has_and_is_resumed_then() -> None:
+    call = run_by_hand.obey.spawn()
+    orders = Orders(call.object_id)
+    orders.give("dawdle")
+    wait_until((orders.folder / "dawdles").exists)
+    call.cancel()
+    with pytest.raises(exception.CallCancelledError):
+        call.get(timeout=10)
+    shown = orders.wait_for(phase="saving")
+    assert (shown["state"], shown["finished_at"]) == ("running", None)
+    with ThreadPoolExecutor(1) as pool:
+        resumed = pool.submit(ask, "run_resume", run=orders.run_id)
+        assert orders.show()["phase"] == "saving"
+        (orders.folder / "enough").touch()
+        assert resumed.result(30)["run_id"] == orders.run_id
+    begun = orders.do("begin")
+    assert (begun["head"]["step"], begun["interruptions"]) == (1000, 0)
+    ask("run_cancel", run=orders.run_id)
+    assert orders.show()["state"] == "cancelled"
 
 
 def test_one_run_of_a_map_is_cancelled_and_the_others_go_on() -> None:

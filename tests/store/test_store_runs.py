@@ -10,7 +10,7 @@ import apsw
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_records import app, call_id, run, wait
+from store_records import app, call, call_id, chunk, run, wait
 
 from lorry.errors import NotFoundError
 from lorry.model.records import AppState
@@ -63,6 +63,22 @@ def test_a_newer_attempt_ends_the_one_before_and_takes_its_right(store: Store) -
     assert (old.ended, old.ended_at, new.first_step, new.ended) == (AttemptEnd.KILLED, 210.0, 5, None)
 
 
+def test_a_checkpoint_and_its_count_of_attempts_are_one_write(store: Store) -> None:
+    wait(store.open_call, call(1))
+    for number in (0, 1):
+        wait(store.accept_chunk, chunk(1, number, 1))
+        wait(store.note_attempts, call_id(1), number, {0: 2})
+    wait(store.begin_run, run(1, 1), "ct-1", 200.0)
+
+    def attempts() -> list[dict[int, int]]:
+        return [dict(counts) for *_, counts in store.unfinished()]
+
+    assert not wait(store.move_head, "ru-1", 9, "ct-1", A, 5)
+    assert attempts() == [{0: 2}, {0: 2}]
+    assert wait(store.move_head, "ru-1", 1, "ct-1", A, 5)
+    assert attempts() == [{0: 2}, {0: 0}]
+
+
 def test_interruptions_slices_and_the_last_error_are_counted(store: Store) -> None:
     ends = [
         (AttemptEnd.KILLED, "it died"),
@@ -82,7 +98,7 @@ def test_the_end_of_the_input_is_the_end_of_the_run(store: Store) -> None:
     wait(store.finish_run, call_id(1), 0, RunState.CANCELLED, 300.0, "somebody")
     wait(store.finish_run, call_id(1), 0, RunState.DONE, 301.0, "")
     assert wait(store.move_head, "ru-1", 1, "ct-1", A, 5), "its last save comes after it was cancelled"
-    assert end(store, "ct-1", AttemptEnd.CANCELLED)
+    assert end(store, "ct-1", AttemptEnd.KILLED, "it did not save in time")
     found = store.run("ru-1")
     assert (found.state, found.finished_at, found.error, found.head_step) == (RunState.CANCELLED, 300.0, "somebody", 5)
     assert store.runs(under_way_only=True) == []

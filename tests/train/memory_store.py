@@ -38,10 +38,11 @@ class MemoryStore:
             yield at
             at = self.manifests[at].parent if at in self.manifests else None
 
-    def put(self, data: memoryview) -> tuple[Chunk, int]:
+    def put(self, data: memoryview, sha256: str | None = None) -> tuple[Chunk, int]:
         self.gate.wait()
         self.before_put()
         chunk = Chunk(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        assert sha256 in (None, chunk.sha256)
         new = 0 if chunk.sha256 in self.chunks else len(data)
         self.chunks.setdefault(chunk.sha256, bytes(data))
         return chunk, new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -467,6 +468,44 @@ def test_metrics_are_lines_of_json_by_step(lab: Lab) -> None:
     assert (second["step"], second["loss"]) == (2, 1.5)
     with pytest.raises(InvalidError, match="the row has that already"):
         lab.run().step(time=5)
+
+
+def test_a_loss_that_is_no_number_any_more_is_valid_json(lab: Lab) -> None:
+    run = lab.run(every=10)
+    worst = {"loss": float("nan"), "norm": float("inf"), "parts": [1.5, float("-inf")], "lr": 0.5}
+    step(run, **worst)
+    step(run, loss=numpy.float32("nan"))
+    run.finish()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    lines = (lab.folder / "metrics.jsonl").read_text().splitlines()
+    first, second, *_ = (json.loads(line, parse_constant=refuse) for line in lines)
+    assert {name: first[name] for name in worst} == {
+        "loss": "NaN",
+        "norm": "Infinity",
+        "parts": [1.5, "-Infinity"],
+        "lr": 0.5,
+    }
+    assert second["loss"] == "NaN"
+
+
+def test_metrics_for_which_the_disk_has_no_room_wait_and_end_no_training(lab: Lab) -> None:
+    run = lab.run(every=1000)
+    step(run, note="x" * 100)
+    run._metrics.flush()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limit[1]))
+    try:
+        for number in range(2, 6):
+            lab.clock.advance(10)
+            step(run, note="x" * 100)
+            assert [row["step"] for row in lab.metrics()] == [1], number
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    run._metrics.flush()
+    assert [row["step"] for row in lab.metrics()] == [1, 2, 3, 4, 5]
 
 
 def test_metrics_are_cut_back_to_the_restored_step(lab: Lab) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import fcntl
+import mmap
 import os
 import time
 from pathlib import Path
@@ -110,6 +112,40 @@ def test_any_contiguous_buffer_is_bytes(store: LocalStore, data: memoryview) -> 
     chunk, new = store.put(data)
     assert (chunk.size, new) == (data.nbytes, data.nbytes)
     assert store.read(chunk) == data.tobytes()
+
+
+@pytest.mark.parametrize("start", [0, 64], ids=["at a page", "off a page"])
+@pytest.mark.parametrize("size", [100, mmap.PAGESIZE, 3 * mmap.PAGESIZE + 5])
+def test_whole_pages_of_memory_go_past_the_page_cache(
+    store: LocalStore, folder: Path, start: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system and the place in memory allow it; the content is right anyway."""
+    store.begin()
+    memory = mmap.mmap(-1, 4 * mmap.PAGESIZE + start)
+    memory[:] = os.urandom(len(memory))
+    data = memoryview(memory)[start : start + size]
+    direct, write = [], os.write
+
+    def noted(descriptor: int, content: memoryview) -> int:
+        written = write(descriptor, content)
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            direct.append(written)
+        return written
+
+    monkeypatch.setattr(os, "write", noted)
+    chunk, new = store.put(data)
+    assert new == size
+    assert store.read(chunk) == bytes(data)
+    if start == 0 and takes_pages(folder):
+        assert sum(direct) == size // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+def takes_pages(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        return False
+    return True
 
 
 def test_a_buffer_may_be_used_again_after_put(store: LocalStore) -> None:

@@ -71,8 +71,8 @@ def _header(run: Info, now: float) -> list[str]:
 
 
 def so_far(run: Info) -> str:
-    """`2 slices, 1 interruption, 4 attempts, checkpoint of step 1,150`."""
-    counts = [(run["slices"], "slice"), (run["interruptions"], "interruption"), (run["attempts"], "attempt")]
+    """`3 slices, 1 interruption, 4 attempts, checkpoint of step 1,150`."""
+    counts = [(run["slices"] + 1, "slice"), (run["interruptions"], "interruption"), (run["attempts"], "attempt")]
     words = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts]
     head = run["head_step"]
     return ", ".join([*words, "no checkpoint yet" if head is None else f"checkpoint of step {head:,}"])
@@ -99,7 +99,7 @@ def _curves(rows: Sequence[dict[str, Any]], columns: int, *, drawn: bool) -> lis
 def loss(rows: Sequence[dict[str, Any]]) -> tuple[str, Points]:
     """Name and points of the metric that stands for all."""
     name = next((found[0] for found in map(run_words.headline, reversed(rows)) if found), "loss")
-    return name, [(row["step"], row[name]) for row in rows if run_words.is_number(row.get(name))]
+    return name, [(row["step"], said) for row in rows if (said := run_words.figure(row.get(name))) is not None]
 
 
 def throughput(rows: Sequence[dict[str, Any]]) -> Points:

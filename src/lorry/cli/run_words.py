@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from lorry.cli import units
 from lorry.cli.curves import bar, number
@@ -11,6 +11,7 @@ from lorry.cli.curves import bar, number
 ACTIVE = ("running", "waiting")
 OF_THE_PLATFORM = ("step", "time", "checkpoint")
 """In a row of metrics.jsonl: everything else is the user's."""
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 LARGEST = 1 << 63
 """Of whole numbers: others are no floats any more."""
 BAR = 24
@@ -53,7 +54,8 @@ def how_to_go_on(info: Info) -> str:
 
 def headline(metrics: Mapping[str, Any] | None) -> tuple[str, float] | None:
     """The metric that stands for all: the last one called loss (`eval_loss`, `loss`), else the first number."""
-    numbers = {name: value for name, value in (metrics or {}).items() if _is_users(name) and is_number(value)}
+    said = {name: figure(value) for name, value in (metrics or {}).items() if _is_users(name)}
+    numbers = {name: value for name, value in said.items() if value is not None}
     if "loss" in numbers:
         return "loss", numbers["loss"]
     named = [name for name in numbers if "loss" in name.lower()]
@@ -61,9 +63,16 @@ def headline(metrics: Mapping[str, Any] | None) -> tuple[str, float] | None:
     return None if name is None else (name, numbers[name])
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Rows are what a container has written: they may have anything in them."""
     return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
+
+
+def figure(value: object) -> float | None:
+    """A metric's value. JSON has no NaN and no infinity: they come as texts."""
+    if isinstance(value, str) and value in NOT_FINITE:
+        return float(value)
+    return float(value) if is_number(value) else None
 
 
 def _is_users(name: str) -> bool:

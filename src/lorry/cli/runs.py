@@ -178,7 +178,7 @@ def _columns(run_ids: list[str]) -> list[tables.Column]:
         ("LEFT", run_words.left),
         ("LOSS", _loss),
         ("SAVED", lambda row: "" if row["head_step"] is None else f"step {row['head_step']:,}"),
-        ("SLICES", "slices"),
+        ("SLICES", lambda row: row["slices"] + 1),  # the one that it is in, or ended in
         ("INTERRUPTED", "interruptions"),
     ]
 

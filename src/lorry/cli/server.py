@@ -23,7 +23,8 @@ commands = typer.Typer(
 
 Force = Annotated[bool, typer.Option("-f", "--force", help="Even though apps run: they are stopped.")]
 STOP_PATIENCE = 60.0
-"""Seconds until `stop` says that the server does not end. Containers have 10 s for their exit hooks."""
+"""Seconds until `stop` says that the server does not end. Containers have 10 s for their exit hooks; runs have their
+function's grace on top."""
 LOG_POLL = 0.2
 
 
@@ -67,7 +68,7 @@ def _stop(command: str, force: bool) -> bool:
         _wait_for_end(_terminate())
         return True
     # The worker first: it may have lost its keeper, and a new server must not start beside it.
-    _wait_for_end(int(answer["worker"]))
+    _wait_for_end(int(answer["worker"]), float(answer.get("grace", 0)))
     _wait_for_end(int(answer["keeper"]))
     return True
 
@@ -79,9 +80,10 @@ def _terminate() -> int:
     return keeper
 
 
-def _wait_for_end(pid: int) -> None:
-    if not gone(pid, STOP_PATIENCE):
-        raise errors.Error(f"the server (pid {pid}) has not ended in {STOP_PATIENCE:g} s; see `lorry server logs`")
+def _wait_for_end(pid: int, grace: float = 0.0) -> None:
+    patience = STOP_PATIENCE + grace
+    if not gone(pid, patience):
+        raise errors.Error(f"the server (pid {pid}) has not ended in {patience:g} s; see `lorry server logs`")
 
 
 def gone(pid: int, seconds: float) -> bool:

@@ -10,6 +10,9 @@ from lorry.model.image import ImageSpec
 
 NAMED_SECRET = "name:"  # noqa: S105 - a prefix, no password
 """Before a secret's name among `secret_ids`: it is looked up when a container starts, so that a changed one is seen."""
+SLICED_START = 300.0
+"""Seconds that the start of a resumable function may take at least, unless it says otherwise: an import of torch and
+what follows it takes longer than a short slice."""
 
 
 def _refuse_below(least: float, **numbers: float | None) -> None:
@@ -178,5 +181,7 @@ class FunctionSpec:
 
     @property
     def effective_startup_timeout(self) -> float:
-        """`startup_timeout`, by default the function's own `timeout`."""
-        return self.timeout if self.startup_timeout is None else self.startup_timeout
+        """`startup_timeout`, by default the function's own `timeout`. A short slice is no reason for a short start."""
+        if self.startup_timeout is not None:
+            return self.startup_timeout
+        return self.timeout if self.resumable is None else max(self.timeout, SLICED_START)

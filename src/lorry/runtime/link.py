@@ -46,6 +46,8 @@ class Link:
         self._assembler = Assembler()
         self._early: deque[Frame] = deque()
         """Frames that came while a reply was awaited."""
+        self._asking = False
+        """A reply is awaited: what comes is read by who asked."""
         self.endpoint = Endpoint()
         self._lookout = Lookout()
         self.sock = socket.socket()
@@ -116,6 +118,13 @@ class Link:
                 self.connect()
 
     def _request_once(self, method: str, parameters: dict[str, Any]) -> Any:
+        self._asking = True
+        try:
+            return self._asked(method, parameters)
+        finally:
+            self._asking = False
+
+    def _asked(self, method: str, parameters: dict[str, Any]) -> Any:
         number = next(self._numbers)
         for buffers in encode(Kind.REQUEST, number, {"method": method, "params": parameters}):
             self.sock.send(buffers)
@@ -166,16 +175,19 @@ class Link:
 
     def poll(self) -> Frame | None:
         """A frame that is already here, or None. Reconnects if the server died: this runs in a signal handler
-        between two instructions of user code."""
-        if self._early:
-            return self._early.popleft()
-        try:
-            frame = receive(self.sock, self.endpoint, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        if frame is None:
+        between two instructions of user code. The next signal may come meanwhile: it must not take the greeting's
+        reply away, and what it was for is read here."""
+        while not self._asking:
+            if self._early:
+                return self._early.popleft()
+            try:
+                frame = receive(self.sock, self.endpoint, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            if frame is not None:
+                return frame
             self.connect()
-        return frame
+        return None
 
     @property
     def waiting(self) -> bool:

@@ -113,10 +113,11 @@ class SyncRunner:
             self._link.send_plain(Message([pack(Kind.TIMEOUT, lease=self._lease, micros=micros)], []))
 
     def _interrupt(self, status: Status, reason: str) -> None:
-        """At once, with this outcome; or, if it is a run that keeps its state, at its next safe point."""
-        if self._slice is not None and self._slice.active:
+        """At once, with this outcome; or, if it is a run that keeps its state, at its next safe point. Also at that if
+        the exception is lost: imports for instance run callbacks in which Python drops it."""
+        if self._slice is not None:
             self._slice.ask(reason)
-        else:
+        if self._slice is None or not self._slice.active:
             self._interruption = status
 
     # Slices
@@ -169,7 +170,7 @@ class SyncRunner:
                 if self._slice is not None:
                     function = self._slice.watched(function)
                 self._interruptible = True
-                if self._slice is not None and self._missed:  # while the arguments were rebuilt
+                if self._slice is not None and self._missed:  # before that; nobody else looks
                     self.nudged()
                 value = function(*arguments, **keywords)
                 self._interruptible = False
@@ -258,6 +259,8 @@ class SyncRunner:
         try:
             try:  # two levels: see `_run_one`
                 self._interruptible = True
+                if self._slice is not None and self._missed:
+                    self.nudged()
                 values.append(function(*inputs[index], **keywords) if starred else function(inputs[index], **keywords))
                 self._interruptible = False
             except BaseException as problem:

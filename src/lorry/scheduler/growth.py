@@ -97,7 +97,7 @@ def _cold(now: float, load: FunctionLoad, machine: MachineLoad, count: Headcount
 
 def _grow(now: float, load: FunctionLoad, machine: MachineLoad, count: Headcount) -> Decision:
     """There are ready containers, all of them busy. More, if the machine has room for more."""
-    if machine.cpu_idle_fraction < IDLE_CPU_TO_GROW:
+    if machine.cpu_idle_fraction < IDLE_CPU_TO_GROW and not _of_their_own(load, machine, count):
         return _cpu_busy(now, load, machine)
     fitting = _fitting(load, machine, count)
     if fitting <= 0:
@@ -127,6 +127,12 @@ def _step(machine: MachineLoad, count: Headcount) -> int:
 def _fitting(load: FunctionLoad, machine: MachineLoad, count: Headcount) -> int:
     """Containers that free memory still takes; those that are starting have yet to take theirs."""
     return machine.memory_free // load.container_memory - count.starting
+
+
+def _of_their_own(load: FunctionLoad, machine: MachineLoad, count: Headcount) -> bool:
+    """Runs share the CPU, where calls would wait for it: one may use all of it for days. As far as reservations allow,
+    and up to one per core, for more would be slower together than one after the other."""
+    return load.runs and count.live < machine.whole_cores
 
 
 def _is_short(now: float, load: FunctionLoad) -> bool:

@@ -55,6 +55,8 @@ class FunctionLoad:
     waiting: int = 0
     """Inputs that no container has; those that wait for a retry's delay are not among them."""
     running: int = 0
+    runs: bool = False
+    """Its inputs are runs: what waits for one to be done waits for hours."""
     ending: int = 0
     """Slices of runs that are about to end: the next one of each needs a container."""
     backlog_since: float | None = None

@@ -14,6 +14,7 @@ from typing import Any
 from lorry import __version__, errors
 from lorry.clock import Clock
 from lorry.config import Settings
+from lorry.lifecycle.container import ContainerState
 from lorry.model import coldstart
 from lorry.model.coldstart import ColdStart
 from lorry.scheduler.inventory import Inventory
@@ -86,16 +87,18 @@ class AdminApi:
         }
 
     async def server_stop(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{force, restart} → {keeper, worker}: the processes that end now. Refused while apps run, unless forced.
-        Deployments come back with the next start. `restart`: another server follows at once, and apps and containers go
-        on meanwhile."""
+        """{force, restart} → {keeper, worker, grace}: the processes that end now, and the seconds that runs may take to
+        save before. Refused while apps run, unless forced. Deployments come back with the next start. `restart`: another
+        server follows at once, and apps and containers go on meanwhile."""
         restart = bool(params.get("restart"))
         running = [a for a in self._apps.alive().values() if a.state != "deployed"]
         if running and not restart and not params.get("force"):
             names = ", ".join(sorted({app.name for app in running}))
             raise errors.ExecutionError(f"these apps are running: {names}. Stop them first, or use --force")
         self._shutdown("a client asked for it", restart)
-        return {"keeper": int(os.environ.get("LORRY_KEEPER", "0")), "worker": os.getpid()}
+        runs = [policy for c in self._fleet.containers.values() if (policy := c.spec.resumable) is not None]
+        grace = max((policy.grace for policy in runs), default=0.0)
+        return {"keeper": int(os.environ.get("LORRY_KEEPER", "0")), "worker": os.getpid(), "grace": grace}
 
     async def container_list(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{app_id?, all}: living containers, and with `all` those that ended."""
@@ -146,12 +149,14 @@ class AdminApi:
         }
 
     async def container_stop(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
-        """{container_id}: its running inputs are queued again."""
+        """{container_id}: its running inputs are queued again. It is killed if it is being stopped already."""
         container_id = params["container_id"]
-        if container_id not in self._fleet.containers:
+        container = self._fleet.containers.get(container_id)
+        if container is None:
             raise errors.NotFoundError(f"no running container {container_id!r}; see `lorry container list`")
-        self._fleet.containers[container_id].charge = False
-        self._fleet.stop(container_id, "a person stopped it")
+        container.charge = False
+        again = container.state is ContainerState.STOPPING
+        (self._fleet.kill if again else self._fleet.stop)(container_id, "a person stopped it")
         return {}
 
     async def pending(self, _session: Session, params: dict[str, Any], _number: int) -> Any:

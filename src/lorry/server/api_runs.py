@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from lorry import errors
 from lorry.clock import Clock
 from lorry.ids import CALL_BYTES, call_bytes
 from lorry.model.function import FunctionSpec
-from lorry.model.records import AppRecord, CallKind, CallRecord, Status
+from lorry.model.records import AppRecord, CallKind, CallRecord, FunctionRecord, Status
 from lorry.model.run import RESUMABLE, RunRecord
 from lorry.scheduler.dispatch import Work
 from lorry.server import run_report
@@ -51,6 +53,8 @@ class RunApi:
         self._provision = provision
         self._runs = runs
         self._resuming: set[str] = set()
+        self._verifying = asyncio.Semaphore(1)
+        """It reads as fast as the disk can, in one of few threads."""
 
     def methods(self) -> dict[str, Method]:
         names = "run_begin run_commit run_list run_show run_resume run_cancel run_verify"
@@ -78,22 +82,26 @@ class RunApi:
             under_way_only=not params.get("all", False),
             limit=params.get("limit", MOST_RUNS),
         )
-        return {"runs": await asyncio.to_thread(lambda: [self._info(run) for run in found])}
+        return {"runs": await self._infos(found)}
 
     async def run_show(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{run, points} → the run, with {attempt_rows, checkpoints, metrics}: its rows, thinned to so many points."""
         run = self._found(params["run"])
         points = params.get("points", POINTS)
-        newest = await asyncio.to_thread(self._info, run)
+        (newest,) = await self._infos([run])
         content = await asyncio.to_thread(self._runs.files.tail, run.folder, "metrics.jsonl", run_report.MOST_METRICS)
         curves = await asyncio.to_thread(run_report.history, content, points)
         attempts = run_report.attempt_rows(self._store.attempts(run.run_id))
         return {**newest, "attempt_rows": attempts, **curves}
 
-    def _info(self, run: RunRecord) -> dict[str, Any]:
+    async def _infos(self, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+        attempted = {attempt.run_id for attempt in self._runs.attempts.values()}
+        return await asyncio.to_thread(lambda: [self._info(run, run.run_id in attempted) for run in runs])
+
+    def _info(self, run: RunRecord, attempted: bool) -> dict[str, Any]:
         files = self._runs.files
         tail = files.tail(run.folder, "metrics.jsonl", run_report.TAIL)
-        return run_report.info(run, files.path(run.folder), files.progress(run.folder), tail)
+        return run_report.info(run, files.path(run.folder), files.progress(run.folder), tail, attempted=attempted)
 
     def _found(self, wanted: str) -> RunRecord:
         """By id, by the beginning of one, or by its call."""
@@ -122,12 +130,14 @@ class RunApi:
         await live.over.wait()
         if attempt is not None:
             await attempt.over.wait()
-        return await asyncio.to_thread(self._info, self._store.run(run.run_id))
+        (newest,) = await self._infos([self._store.run(run.run_id)])
+        return newest
 
     async def run_verify(self, session: Session, params: dict[str, Any], _number: int) -> Any:
         """{run} → {checkpoints: [{manifest, step, bytes, damaged: [file…]}]}: all of them read, the newest first."""
         run = self._found(params["run"])
-        found = await asyncio.to_thread(verify, self._runs.files, run.folder, lambda: not session.peer.closed)
+        async with self._verifying:
+            found = await asyncio.to_thread(verify, self._runs.files, run.folder, lambda: not session.peer.closed)
         return {"checkpoints": found}
 
     # Resume
@@ -136,6 +146,10 @@ class RunApi:
         """{run} → {run_id, call, app_id}: a run that failed or was cancelled goes on where its newest checkpoint is, in
         a detached app of its own."""
         run = self._found(params["run"])
+        attempt = self._runs.attempt_at(run.run_id)
+        if attempt is not None and run.state in RESUMABLE:  # it was asked to end, and saves
+            await attempt.over.wait()
+            run = self._store.run(run.run_id)
         if run.state not in RESUMABLE or run.run_id in self._resuming:
             raise errors.InvalidError(f"{run.run_id} is {run.state.value}: only one that has failed or was cancelled")
         self._resuming.add(run.run_id)
@@ -146,51 +160,59 @@ class RunApi:
         return {"run_id": run.run_id, "call": f"fc-{record.call.hex()}", "app_id": record.app_id}
 
     async def _resume(self, run: RunRecord) -> CallRecord:
+        functions = self._store.functions(run.app_id)
+        for function in functions:
+            self._provision.refuse(from_json(FunctionSpec, function.spec))
         kept, payload = await asyncio.to_thread(self._runs.files.kept_input, run.folder)
         parcel = Parcel(payload) if isinstance(payload, bytes) else self._as_parcel(payload, kept.reference)
-        record = None
         self._broker.hold(parcel, parcel)
         try:
-            app, number = await self._same_app(run)
-            kind = CallKind.MAP if kept.batch else CallKind.SPAWN
-            call = os.urandom(CALL_BYTES)
-            record = new_call(call, app.app_id, number, kind, self._clock.wall(), None, True)
-            await self._submit(run, record, parcel)
+            app = await self._apps.create_detached(run.app_name)
+            try:
+                number = await self._add_functions(app, functions, run.function)
+                return await self._submit(run, app, number, parcel, batch=kept.batch)
+            finally:
+                self._apps.end_when_done(app.app_id)
         finally:
             self._broker.let_go(parcel, parcel)
-        self._apps.end_when_done(app.app_id)
-        return record
 
     def _as_parcel(self, descriptor: int, reference: bytes | None) -> Parcel:
         assert reference is not None
         return self._broker.from_descriptor(descriptor, reference)
 
-    async def _same_app(self, run: RunRecord) -> tuple[AppRecord, int]:
-        """All functions of its app again, for it may call them; the run's own by number."""
-        before = self._store.functions(run.app_id)
-        for function in before:
-            self._provision.refuse(from_json(FunctionSpec, function.spec))
-        app = await self._apps.create_detached(run.app_name)
+    async def _add_functions(self, app: AppRecord, functions: Sequence[FunctionRecord], wanted: int) -> int:
+        """All of the app that it had, for it may call them; the number of its own."""
         number = 0
-        for function in before:
+        for function in functions:
             again = await self._apps.add_function(app, from_json(FunctionSpec, function.spec), function.spec)
-            number = again if function.number == run.function else number
-        return app, number
+            number = again if function.number == wanted else number
+        return number
 
-    async def _submit(self, run: RunRecord, record: CallRecord, parcel: Parcel) -> None:
+    async def _submit(self, run: RunRecord, app: AppRecord, number: int, parcel: Parcel, *, batch: bool) -> CallRecord:
         """The run's row first: an input whose run is not known would begin a new one. A crash before the call is there
         leaves a run without a call, which is failed, and can be resumed."""
-        call, batch = record.call, record.kind is CallKind.MAP
-        if not await self._store.resume_run(run.run_id, record.app_id, record.function, call, self._clock.wall()):
+        call, now = os.urandom(CALL_BYTES), self._clock.wall()
+        record = new_call(call, app.app_id, number, CallKind.MAP if batch else CallKind.SPAWN, now, None, True)
+        if not await self._store.resume_run(run.run_id, app.app_id, number, call, now):
             raise errors.InvalidError(f"{run.run_id} was resumed by somebody else")
-        if batch:
-            await self._journal.open_call(record)
-            await self._journal.accept_chunk(call, 0, 1, parcel)
-            await self._journal.close_call(call)
-        else:
-            await self._journal.accept_spawn(record, parcel)
+        try:
+            await self._accept(record, parcel)
+        except errors.StorageFullError:
+            with contextlib.suppress(errors.StorageFullError):  # else the next start of the server does it
+                await self._journal.cancel(call)
+                await self._store.finish_run(call, 0, run.state, now, run.error)
+            raise
         self._runs.resumed(self._store.run(run.run_id))
-        self._switch.submit(Work(call=call, target=record.function, journaled=True, batch=batch), None)
+        self._switch.submit(Work(call=call, target=number, journaled=True, batch=batch), None)
+        return record
+
+    async def _accept(self, record: CallRecord, parcel: Parcel) -> None:
+        if record.kind is CallKind.SPAWN:
+            await self._journal.accept_spawn(record, parcel)
+            return
+        await self._journal.open_call(record)
+        await self._journal.accept_chunk(record.call, 0, 1, parcel)
+        await self._journal.close_call(record.call)
 
 
 def _container(session: Session) -> Container:

@@ -271,6 +271,8 @@ class Frontend:
         record = self._switch.open_calls.get(call)
         if record is None:
             raise errors.NotFoundError("this map is closed, cancelled or unknown")
+        if count > 1 and self._switch.spec(record.function).resumable is not None:
+            raise errors.InvalidError(f"{count} inputs in one chunk, but each input of a resumable function is a run")
         self._switch.openers[call] = session.peer
         if not await self._journal.accept_chunk(call, chunk, count, parcel):
             return None

@@ -23,11 +23,15 @@ _FRAMES = 12
 _MOST_TEXT = 16_384
 
 
-def info(run: RunRecord, folder: Path, progress: Progress | None, tail: bytes) -> dict[str, Any]:
+def info(
+    run: RunRecord, folder: Path, progress: Progress | None, tail: bytes, *, attempted: bool = False
+) -> dict[str, Any]:
     """RunInfo. `progress`: the last that was heard of it. `step` is where the run would go on, or, while it runs, where
-    it is."""
+    it is. `attempted`: a container works on it; on one that has ended otherwise, until that has saved."""
+    saving = attempted and run.state not in UNDER_WAY
+    state = RunState.RUNNING if saving else run.state
     said = progress if progress is not None and progress.token == run.token else None
-    running = said if run.state is RunState.RUNNING else None
+    running = said if state is RunState.RUNNING else None
     pace = said.seconds_per_step if said and said.seconds_per_step > 0 else None
     step = running.step if running else run.head_step or 0
     left = running.total - step if running and running.total is not None else None
@@ -38,12 +42,12 @@ def info(run: RunRecord, folder: Path, progress: Progress | None, tail: bytes) -
         "app_name": run.app_name,
         "function": run.tag,
         "call": call_name(run.call),
-        "state": run.state.value,
+        "state": state.value,
         "step": step,
         "total_steps": said.total if said else None,
         "head_step": run.head_step,
         "created_at": run.created_at,
-        "finished_at": run.finished_at,
+        "finished_at": None if saving else run.finished_at,
         "attempts": run.attempts,
         "slices": run.slices,
         "interruptions": run.interruptions,
@@ -52,8 +56,14 @@ def info(run: RunRecord, folder: Path, progress: Progress | None, tail: bytes) -
         "metrics": rows[-1] if rows else None,
         "error": run.error,
         "folder": str(folder),
-        "phase": (running.phase if running else run.state.value) if run.state in UNDER_WAY else None,
+        "phase": "saving" if saving else _phase(state, running),
     }
+
+
+def _phase(state: RunState, said: Progress | None) -> str | None:
+    if state not in UNDER_WAY:
+        return None
+    return said.phase if said else state.value
 
 
 def attempt_rows(attempts: Iterable[AttemptRecord]) -> list[dict[str, Any]]:
@@ -95,7 +105,7 @@ def _rows(content: bytes) -> list[dict[str, Any]]:
         if len(line) > MOST_ROW:
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=str)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,7 @@ class Attempt:
     """One container's work on a run."""
 
     run_id: str
+    key: Key
     token: int
     container_id: str
     folder: str
@@ -122,15 +123,15 @@ class Runs:
         known = self._store.run_of(work.call, work.chunk)
         if known and known.tries >= policy.max_attempts and container.container_id not in self.attempts:
             raise self._too_many(known, policy, work)
-        # From here to the write without a break: an outcome that comes meanwhile is written after it.
+        # From here to the write without a break: an end that comes meanwhile is written after it.
         wall = self._clock.wall()
         new = self._new_run(container, work, wall)
         writing = self._store.begin_run(new, container.container_id, wall)
-        live = self._note(known or new, policy)
+        live, attempt = self._note(known or new, policy), self._watch(known or new, container, 0)
         run = await writing
-        live.run_id = run.run_id
+        live.run_id = attempt.run_id = run.run_id
+        attempt.token = run.token
         await asyncio.to_thread(self._prepare, run, work)
-        self._watch(run, container)
         if faults.armed:
             faults.point("worker.run_begun")
         head = {"manifest": run.head_manifest, "step": run.head_step, "token": run.head_token}
@@ -152,10 +153,7 @@ class Runs:
         works = [lease.work for lease in leases if lease.work.indices]
         if not works:
             raise errors.CallCancelledError("this container's input was cancelled, or is over: it has no run any more")
-        (work,) = works
-        if not work.journaled or work.total != 1:
-            raise errors.InvalidError("a run is one input, in a call of its own or in a chunk of its own of a map")
-        return work
+        return works[0]
 
     def _new_run(self, container: Container, work: Work, wall: float) -> RunRecord:
         name, tag, run_id = self._store.app(container.app_id).name, container.spec.tag, new_id("ru")
@@ -197,14 +195,14 @@ class Runs:
             self.under_way[run.call, run.chunk] = live
         return live
 
-    def _watch(self, run: RunRecord, container: Container) -> None:
-        known = self.attempts.get(container.container_id)
-        if known is not None:  # it has asked again, for the answer was lost
-            known.token = run.token
-            return
-        attempt = Attempt(run.run_id, run.token, container.container_id, run.folder, self._clock.monotonic())
-        self.attempts[container.container_id] = attempt
-        self._spawn(self._await_death(attempt, container))
+    def _watch(self, run: RunRecord, container: Container, token: int) -> Attempt:
+        attempt = self.attempts.get(container.container_id)
+        if attempt is None:  # else it has asked again, for the answer was lost
+            key, now = (run.call, run.chunk), self._clock.monotonic()
+            attempt = Attempt(run.run_id, key, token, container.container_id, run.folder, now)
+            self.attempts[container.container_id] = attempt
+            self._spawn(self._await_death(attempt, container))
+        return attempt
 
     # An attempt commits
 
@@ -225,7 +223,7 @@ class Runs:
         if faults.armed:
             faults.point("worker.after_head_swap")
         attempt.committed = step
-        self._switch.committed(container.container_id)
+        self._switch.committed(container.container_id, *attempt.key)
 
     # Ends
 
@@ -275,7 +273,7 @@ class Runs:
 
     # After a restart of the worker
 
-    def recover(self, alive: Any) -> None:
+    def recover(self, alive: Collection[str]) -> None:
         """`alive`: the apps that are. Once containers and inputs are recovered."""
         finished = {
             run.run_id for run in self._store.runs(under_way_only=True) if self._settle(run, run.app_id in alive)
@@ -284,7 +282,7 @@ class Runs:
             container = self._fleet.containers.get(attempt.container_id)
             run = self._store.run(attempt.run_id)
             if container is not None and run.run_id not in finished:
-                self._watch(run, container)
+                self._watch(run, container, attempt.token)
                 continue
             ended, reason = AttemptEnd.KILLED, "its container ended while the server was away"
             if run.run_id in finished:

@@ -95,6 +95,7 @@ class Scaler:
             waiting=queue.waiting,
             backlog_since=self._backlog_since.get(target),
             running=sum(len(slot.leases) for slot in slots.values()),
+            runs=spec.resumable is not None,
             ending=slices.ending_soon(queue, self._clock.monotonic()) if resumed else 0,
             max_concurrent=spec.max_concurrent,
             target_concurrent=spec.target_concurrent,

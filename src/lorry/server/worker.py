@@ -294,10 +294,13 @@ class Worker:
 
     async def _stop_everything(self) -> None:
         """Ephemeral apps end with the server; deployments and detached runs keep their inputs for the next one."""
+        reason = "the server was stopped"
         ended = [a.app_id for a in self.apps.alive().values() if a.state is AppState.EPHEMERAL]
-        await asyncio.gather(*(self.apps.stop(app_id, "the server was stopped") for app_id in ended))
-        for container_id in list(self.fleet.containers):
-            self.fleet.stop(container_id, "the server was stopped", within=10.0)
+        stopping = [self.apps.stop(app_id, reason) for app_id in ended]
+        for container in list(self.fleet.containers.values()):
+            if container.app_id not in ended:
+                self.fleet.stop(container.container_id, reason, within=10.0)
+        await asyncio.gather(*stopping)
         await self.fleet.settle()
 
 

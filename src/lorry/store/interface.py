@@ -191,8 +191,8 @@ class Store(Protocol):
         last_step: int | None,
         seconds: float,
     ) -> Awaitable[bool]:
-        """A RUNNING run is WAITING then. A reason becomes the run's `error`. False if this container has no open
-        attempt at it."""
+        """A RUNNING run is WAITING then. A reason becomes the run's `error`, unless that has ended. False if this
+        container has no open attempt at it."""
         ...
 
     def finish_run(self, call: bytes, chunk: int, state: RunState, now: float, error: str) -> Awaitable[None]:

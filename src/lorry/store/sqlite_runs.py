@@ -50,7 +50,7 @@ WHERE run_id = ?1 AND container_id = ?2 AND ended_at IS NULL
 """
 COUNT_ATTEMPT = """
 UPDATE run SET seconds = seconds + ?2, slices = slices + ?3, interruptions = interruptions + ?4,
-    error = CASE ?5 WHEN '' THEN error ELSE ?5 END,
+    error = CASE WHEN ?5 = '' OR finished_at IS NOT NULL THEN error ELSE ?5 END,
     state = CASE state WHEN 'running' THEN 'waiting' ELSE state END
 WHERE run_id = ?1
 """

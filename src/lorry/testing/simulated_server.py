@@ -170,15 +170,15 @@ class Server:
         self.dispatcher.progress(container.name, lease, elapsed, self.world.now)
 
     def _hear_commit(self, container: Container, lease: int) -> None:
-        """On disk together with the count of attempts, as in `Store.commit_run`."""
+        """On disk together with a count of no attempts, as by `Store.move_head`."""
         known = self.dispatcher.leases.get(lease)
-        if known is None or known.container != container.name:
+        if known is None or known.container != container.name or not known.work.indices:
             return
-        for effect in self.dispatcher.committed(container.name):
-            assert isinstance(effect, Remember)
-            self._remember(effect)
-        for place_ in _places(known.work, known.work.indices):
-            self.world.facts.inputs[place_].barren = 0
+        call, number = known.work.call, known.work.chunk
+        self.world.disk.chunks[call, number].attempts = {0: 0}
+        self.world.facts.inputs[call, number, 0].barren = 0
+        self.world.step()
+        self.perform(self.dispatcher.committed(container.name, call, number))
 
     def _hear_result(
         self, container: Container, lease: int, indices: Selection | None, status: Status, last: bool

@@ -111,10 +111,10 @@ class FolderStore:
 
     # --- saving -----------------------------------------------------------------------------------------------
 
-    def put(self, data: memoryview) -> tuple[Chunk, int]:
+    def put(self, data: memoryview, sha256: str | None = None) -> tuple[Chunk, int]:
         """Writes to a temporary file at once, and asks the kernel to start with the disk; `commit` waits for it."""
         content = data.cast("B") if data.nbytes else memoryview(b"")
-        chunk = Chunk(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+        chunk = Chunk(sha256=sha256 or hashlib.sha256(content).hexdigest(), size=len(content))
         with self._explained(), self._abandoned_on_error():
             if chunk.sha256 in self._written or self._found(chunk):
                 self._saving.add(chunk.sha256)
@@ -122,7 +122,7 @@ class FolderStore:
             temporary = self._desk / temporary_name()
             self._written[chunk.sha256] = temporary
             with files.new_file(temporary) as descriptor:
-                files.write(descriptor, content)
+                files.write(descriptor, content[files.write_directly(descriptor, content) :])
                 files.start_writeback(descriptor)
         self._saving.add(chunk.sha256)
         if faults.armed:

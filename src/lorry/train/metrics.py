@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lorry.errors import InvalidError
+from lorry.storage.atomic import FULL_DISK
+from lorry.train import files
 
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 500
@@ -25,19 +27,21 @@ class MetricsLog:
             if name in values:
                 raise InvalidError(f"run.step({name}=…): the row has that already; give your metric another name")
         self._rows.append((step, time, {name: _held(name, value) for name, value in values.items()}))
-        if len(self._rows) >= FLUSH_ROWS:
+        if len(self._rows) % FLUSH_ROWS == 0:
             self.flush()
 
     def flush(self) -> None:
+        """Rows for which the disk has no room wait for the next time: they are no reason to end a training."""
         if not self._rows:
             return
-        rows, self._rows = self._rows, []
-        lines = (
-            json.dumps({"step": step, "time": round(time, 3), **values}, default=_fetched)
-            for step, time, values in rows
-        )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        lines = (_line({"step": step, "time": round(time, 3), **values}) for step, time, values in self._rows)
+        try:
+            _append(self.path, "".join(f"{line}\n" for line in lines).encode())
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+        else:
+            self._rows = []
 
     def cut_back(self, step: int) -> None:
         """Forget the rows of later steps, which are going to be done again, and a line that a crash cut short."""
@@ -53,6 +57,17 @@ class MetricsLog:
             file.truncate(end)
 
 
+def _append(path: Path, content: bytes) -> None:
+    """All of it or nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            files.write(file.fileno(), memoryview(content))
+        except OSError:
+            file.truncate(before)
+            raise
+
+
 def _held(name: str, value: Any) -> Any:
     """The value as it is now. One on a GPU is fetched only when rows are written: fetching waits for the GPU."""
     if type(value) in (int, float, str, bool) or value is None:
@@ -65,6 +80,14 @@ def _held(name: str, value: Any) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as e:
         raise InvalidError(f"run.step({name}=…) got a {type(value).__qualname__}: give numbers or texts") from e
+
+
+def _line(row: dict[str, Any]) -> str:
+    """JSON has no NaN and no infinity: they are the texts "NaN", "Infinity" and "-Infinity", as in protobuf's JSON."""
+    try:
+        return json.dumps(row, default=_fetched, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(row, default=_fetched), parse_constant=str))
 
 
 def _fetched(value: Any) -> Any:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 
 from lorry.errors import Error, StaleAttemptError
 from lorry.train.capture import Piece, Snapshot
-from lorry.train.manifest import CHUNK_SIZE, Chunk, Entry, Head, Manifest
+from lorry.train.manifest import CHUNK_SIZE, Entry, Head, Manifest
 from lorry.train.store import CheckpointStore
 
-NICENESS = 10
-"""Of the thread that hashes: steps of the training come first when processors are short."""
 FAILURES = 3
 """In a row, and a save's error ends the training: then it would only run on without being saved."""
 
@@ -48,6 +45,8 @@ class Saver:
         self._after = after
         self._thread: threading.Thread | None = None
         self._outcome: Checkpoint | Exception | None = None
+        self._digests: dict[int, list[str]] = {}
+        """Of the chunks of each piece of the last snapshot, by `Piece.content`."""
         self.failures = 0
         """In a row."""
 
@@ -69,12 +68,16 @@ class Saver:
     def write(self, snapshot: Snapshot, describe: Describe, stall: float) -> Checkpoint:
         """On the caller's thread, with its errors, while nothing else is being written."""
         began = time.monotonic()
+        known, self._digests = self._digests, {}
         new = 0
         entries = []
         for piece in snapshot.pieces:
-            chunks, written = self._put(piece)
+            digests = known.get(piece.content) or repeat(None)
+            put = [self._store.put(part, digest) for part, digest in zip(_parts(piece), digests, strict=False)]
+            chunks = tuple(chunk for chunk, _ in put)
             entries.append(Entry(name=piece.name, dtype=piece.dtype, shape=piece.shape, chunks=chunks))
-            new += written
+            new += sum(written for _, written in put)
+            self._digests[piece.content] = [chunk.sha256 for chunk in chunks]
         manifest = describe(tuple(entries))
         head: Head = self._store.commit(manifest)
         checkpoint = Checkpoint(
@@ -110,18 +113,12 @@ class Saver:
         return outcome
 
     def _run(self, snapshot: Snapshot, describe: Describe, stall: float) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             self._outcome = self.write(snapshot, describe, stall)
         except Exception as error:
             self._outcome = error
 
-    def _put(self, piece: Piece) -> tuple[tuple[Chunk, ...], int]:
-        chunks = []
-        new = 0
-        for start in range(0, len(piece.data), CHUNK_SIZE):
-            chunk, written = self._store.put(piece.data[start : start + CHUNK_SIZE])
-            chunks.append(chunk)
-            new += written
-        return tuple(chunks), new
+
+def _parts(piece: Piece) -> list[memoryview]:
+    """Its chunks to be."""
+    return [piece.data[at : at + CHUNK_SIZE] for at in range(0, len(piece.data), CHUNK_SIZE)]

@@ -27,9 +27,9 @@ class CheckpointStore(Protocol):
         step. Ends early where nothing is left. CorruptCheckpointError if there was something once and all is lost."""
         ...
 
-    def put(self, data: memoryview) -> tuple[Chunk, int]:
-        """Keep bytes. Also how many were written: 0 if they were there. They are durable when `commit` returns, and
-        the buffer is free again when this does."""
+    def put(self, data: memoryview, sha256: str | None = None) -> tuple[Chunk, int]:
+        """Keep bytes; `sha256` is their digest, if the caller knows it. Also how many were written: 0 if they were
+        there. They are durable when `commit` returns, and the buffer is free again when this does."""
         ...
 
     def commit(self, manifest: Manifest) -> Head:

@@ -102,6 +102,12 @@ def long(folder: str, slowness: float, wanted: int) -> int:
     return steps.local(folder, slowness, wanted)
 
 
+@app.function(timeout=60, resumable=True)
+def deaf_for_long(folder: str, wanted: int) -> int:
+    """Whoever asks waits."""
+    return deaf.local(folder, wanted)
+
+
 @app.function(timeout=60, resumable=lorry.Resumable(grace=0.3))
 def deaf(folder: str, wanted: int) -> int:
     """Reaches no safe point, whoever asks."""
