@@ -16,6 +16,7 @@ from test_scaler import scaler_of
 from lorry.lifecycle.container import ContainerState
 from lorry.model.function import GpuRequest, Resources, ResumePolicy
 from lorry.model.records import Status
+from lorry.scheduler.load import MachineLoad
 from lorry.server.container import Container
 from lorry.wire.frames import NO_CALL, Flag, Kind
 
@@ -140,3 +141,44 @@ def test_a_successor_is_started_unless_it_would_wait_for_its_predecessor_s_gpu(
         assert len(bench.fleet.containers) == 1 + ending
 
     run(tmp_path, test, timeout=60.0, resources=Resources(gpus=gpus))
+
+
+@pytest.mark.parametrize(("resumable", "containers"), [(ResumePolicy(), 2), (None, 1)])
+def test_a_second_run_does_not_wait_until_the_first_one_leaves_the_cpu_idle(
+    tmp_path: Path, resumable: ResumePolicy | None, containers: int
+) -> None:
+    async def test(bench: Bench) -> None:
+        scaler = scaler_of(bench, tmp_path)
+        busy = MachineLoad(cores=2, cpu_idle_fraction=0.0, memory_free=100_000, memory_total=100_000)
+        scaler._meter.load = lambda: busy  # type: ignore[method-assign]
+        await working(bench)
+        bench.call(2)
+        bench.clock.advance(10.0)
+        scaler.tick()
+        await turns()
+        assert len(bench.fleet.containers) == containers
+        scaler.halt()
+
+    run(tmp_path, test, resumable=resumable)
+
+
+def test_a_place_that_is_free_goes_to_whoever_waits_longest(tmp_path: Path) -> None:
+    """Of a run whose slice has just ended, and runs of other functions that waited for its place meanwhile."""
+
+    async def test(bench: Bench) -> None:
+        scaler = scaler_of(bench, tmp_path)
+        await working(bench)
+        bench.clock.advance(51.0)
+        scaler._blocked = {7}
+        assert scaler.load(TARGET).ending == 0
+        woken: list[int] = []
+        scaler._wake = woken.append  # type: ignore[method-assign]
+        bench.fleet.on_freed = scaler.freed
+        bench.fleet.changed = woken.append
+        scaler._blocked = {TARGET, 7, 300}
+        scaler._backlog_since = {TARGET: 60.0, 7: 20.0, 300: 10.0}
+        bench.sandbox.processes[0].end()
+        await bench.fleet.settle()
+        assert woken == [300, 7, TARGET, TARGET]
+
+    run(tmp_path, test, timeout=60.0)

@@ -185,7 +185,7 @@ class Bench:
         attempt = Attempt("ru-1", (run.call, 0), 1, "ct-1", run.folder, self.clock.monotonic())
         policy_ = ResumePolicy(**policy)
         deadline = None if policy_.deadline is None else self.clock.monotonic() + policy_.deadline
-        self.live = UnderWay("ru-1", run.call, 0, 1, deadline, policy_)
+        self.live = UnderWay(run.call, 0, 1, deadline, policy_)
         runs: Any = SimpleNamespace(
             attempts={"ct-1": attempt},
             under_way={(run.call, 0): self.live},

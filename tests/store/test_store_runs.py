@@ -118,8 +118,8 @@ def test_resume_makes_it_another_calls_run(store: Store) -> None:
 
 
 def test_runs_are_found(store: Store) -> None:
-    for number, chunk in ((1, 0), (2, 0), (12, 0), (2, 1)):
-        wait(store.begin_run, run(number, chunk, run_id=f"ru-{number}{chunk}"), f"ct-{number}{chunk}", 200.0)
+    for number, part in ((1, 0), (2, 0), (12, 0), (2, 1)):
+        wait(store.begin_run, run(number, part, run_id=f"ru-{number}{part}"), f"ct-{number}{part}", 200.0)
     assert [one.run_id for one in store.runs()] == ["ru-120", "ru-21", "ru-20", "ru-10"]
     assert [one.run_id for one in store.runs(prefix="ru-2", limit=1)] == ["ru-21"]
     assert [one.run_id for one in store.runs(prefix="ru-1")] == ["ru-120", "ru-10"]

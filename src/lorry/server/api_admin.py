@@ -88,8 +88,8 @@ class AdminApi:
 
     async def server_stop(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{force, restart} → {keeper, worker, grace}: the processes that end now, and the seconds that runs may take to
-        save before. Refused while apps run, unless forced. Deployments come back with the next start. `restart`: another
-        server follows at once, and apps and containers go on meanwhile."""
+        save before. Refused while apps run, unless forced. Deployments come back with the next start. `restart`:
+        another server follows at once, and apps and containers go on meanwhile."""
         restart = bool(params.get("restart"))
         running = [a for a in self._apps.alive().values() if a.state != "deployed"]
         if running and not restart and not params.get("force"):

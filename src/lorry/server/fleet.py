@@ -357,8 +357,8 @@ class Fleet:
         container.gone.set()
         container.up.set()
         self._announce(container)
+        self.on_freed()  # first: whoever waited for its place is before its own function
         self.changed(container.target)
-        self.on_freed()
         with contextlib.suppress(errors.StorageFullError):
             await asyncio.gather(usage, gone)
         if container.process is not None:

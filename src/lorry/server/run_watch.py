@@ -103,7 +103,9 @@ class RunWatch:
     def _end(self, live: UnderWay) -> None:
         """The deadline is when an attempt is asked to save and end: the run has ended then or, at the latest, the
         function's `grace` later. A deadline that left time for that would end runs which are through in time."""
-        run = self._store.run(live.run_id)
+        run = self._store.run_of(live.call, live.chunk)
+        if run is None:  # its first attempt is being written down, or could not be: the disk is full
+            return
         attempt = self._runs.attempt_at(run.run_id)
         step = max(run.head_step or 0, (attempt.last_step if attempt else None) or 0)
         assert live.policy.deadline is not None

@@ -78,7 +78,6 @@ class Attempt:
 class UnderWay:
     """A run that has no outcome."""
 
-    run_id: str
     call: bytes
     chunk: int
     target: int
@@ -127,10 +126,10 @@ class Runs:
         wall = self._clock.wall()
         new = self._new_run(container, work, wall)
         writing = self._store.begin_run(new, container.container_id, wall)
-        live, attempt = self._note(known or new, policy), self._watch(known or new, container, 0)
+        self._note(known or new, policy)
+        attempt = self._watch(known or new, container, 0)
         run = await writing
-        live.run_id = attempt.run_id = run.run_id
-        attempt.token = run.token
+        attempt.run_id, attempt.token = run.run_id, run.token
         await asyncio.to_thread(self._prepare, run, work)
         if faults.armed:
             faults.point("worker.run_begun")
@@ -185,15 +184,13 @@ class Runs:
             kept = KeptInput(batch=work.batch, reference=body if path else None)
             self.files.keep_input(run.folder, kept, path or body)
 
-    def _note(self, run: RunRecord, policy: ResumePolicy) -> UnderWay:
-        live = self.under_way.get((run.call, run.chunk))
-        if live is None:
-            deadline = None
-            if policy.deadline is not None:
-                deadline = self._clock.monotonic() + run.since + policy.deadline - self._clock.wall()
-            live = UnderWay(run.run_id, run.call, run.chunk, run.function, deadline, policy)
-            self.under_way[run.call, run.chunk] = live
-        return live
+    def _note(self, run: RunRecord, policy: ResumePolicy) -> None:
+        if (run.call, run.chunk) in self.under_way:
+            return
+        deadline = None
+        if policy.deadline is not None:
+            deadline = self._clock.monotonic() + run.since + policy.deadline - self._clock.wall()
+        self.under_way[run.call, run.chunk] = UnderWay(run.call, run.chunk, run.function, deadline, policy)
 
     def _watch(self, run: RunRecord, container: Container, token: int) -> Attempt:
         attempt = self.attempts.get(container.container_id)

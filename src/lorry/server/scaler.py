@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from lorry.clock import Clock
@@ -83,8 +84,8 @@ class Scaler:
             view = container.view(len(slot.leases) if slot else 0, slot.idle_since if slot else None)
             if view is not None:
                 views.append(view)
-        # No successor where it would wait for a GPU that its predecessor holds.
-        resumed = spec.resumable is not None and not spec.resources.gpus
+        # No successor where it would wait for a GPU that its predecessor holds, or take the place that others wait for.
+        resumed = spec.resumable is not None and not spec.resources.gpus and self._blocked <= {target}
         failures, last_failure = self._fleet.failed_starts.get(target, (0, None))
         if queue.waiting:
             self._backlog_since.setdefault(target, self._clock.monotonic())
@@ -176,9 +177,10 @@ class Scaler:
         return found
 
     def freed(self) -> None:
-        """A container is gone: what waited for its place may start."""
+        """A container is gone: what waited for its place may start. Who waits longest is first: a run whose slice has
+        just ended would take its own place again otherwise, and runs of several functions would not take turns."""
         blocked, self._blocked = self._blocked, set()
-        for target in blocked:
+        for target in sorted(blocked, key=lambda target: self._backlog_since.get(target, math.inf)):
             self._wake(target)
 
     def forget_function(self, target: int) -> None:
