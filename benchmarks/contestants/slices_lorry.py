@@ -25,10 +25,10 @@ def uploaded() -> None:
             batch.put_file(local, "/corpus.txt")
 
 
-def train(limit: float, steps: int) -> dict[str, object]:
-    """Seconds of so many steps in slices of `limit` seconds, and what the run's log says of them."""
+def train(seconds: float, steps: int) -> dict[str, object]:
+    """Seconds of so many steps in slices of `seconds`, and what the run's log says of them."""
     began = turns.now()
-    report = bert.train.with_options(timeout=limit, cpu=1).remote(CORPUS, steps)
+    report = bert.train.with_options(timeout=seconds, cpu=1).remote(CORPUS, steps)
     return {"value": turns.now() - began, **report}
 
 

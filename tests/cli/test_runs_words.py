@@ -58,6 +58,7 @@ def test_a_line_is_never_wider_than_asked(columns: int, drawn: bool, total: int 
     [
         ({"phase": "restoring"}, "step 1,200/5,000 (24 %), loads its checkpoint, "),
         ({"state": "waiting", "phase": "training"}, ", waits for a container, "),
+        ({"state": "cancelled", "phase": "saving"}, "step 1,200/5,000 (24 %), saves, "),
         (
             {"step": 0, "head_step": None, "total_steps": None, "metrics": None, "seconds_per_step": None, "eta": None},
             "step 0, slice",
@@ -217,7 +218,9 @@ def test_on_a_terminal_each_active_run_has_a_line_and_keeps_it_only_while_it_is_
     other = info(run_id="ru-" + "b" * 32)
     lines.see([info(), other])
     assert {line.text(90).split("  ")[0] for line in display.bars} == {"train ru-3f2a3f2a", "train ru-bbbbbbbb"}
-    lines.see([info(state="done"), other])
+    lines.see([info(state="cancelled", phase="saving"), other])
+    assert len(display.bars) == 2
+    lines.see([info(state="done", phase=None), other])
     assert [line.text(90).split("  ")[0] for line in display.bars] == ["train"]
     lines.clear()
     assert not display.bars

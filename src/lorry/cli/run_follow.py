@@ -156,7 +156,7 @@ def _end_with(run: Info, log: Channel, over: threading.Event, ready: threading.E
 def _newest(channel: Channel, run: Info) -> Info:
     params = {"app_id": run["app_id"], "all": True, "limit": MOST_RUNS}
     rows = channel.ask("run_list", params)["runs"]
-    return next((row for row in rows if row["run_id"] == run["run_id"]), {**run, "state": "gone"})
+    return next((row for row in rows if row["run_id"] == run["run_id"]), {**run, "state": "gone", "phase": None})
 
 
 # Both

@@ -31,7 +31,8 @@ def short(run_id: str, others: Sequence[str] = ()) -> str:
 
 
 def is_active(info: Info) -> bool:
-    return info["state"] in ACTIVE
+    """One that was cancelled is until it has saved."""
+    return info["state"] in ACTIVE or info["phase"] == "saving"
 
 
 def how_to_go_on(info: Info) -> str:
@@ -118,7 +119,7 @@ def doing(info: Info) -> str:
     if info["state"] == "waiting":
         return "waits for a container"
     words = {"restoring": "loads its checkpoint", "saving": "saves", "waiting": "waits for data"}
-    return words.get(info["phase"], "") if info["state"] == "running" else str(info["state"])
+    return words.get(info["phase"], "") if is_active(info) else str(info["state"])
 
 
 # Lines

@@ -27,11 +27,11 @@ def info(
     run: RunRecord, folder: Path, progress: Progress | None, tail: bytes, *, attempted: bool = False
 ) -> dict[str, Any]:
     """RunInfo. `progress`: the last that was heard of it. `step` is where the run would go on, or, while it runs, where
-    it is. `attempted`: a container works on it; on one that has ended otherwise, until that has saved."""
+    it is. `attempted`: a container works on it. One that was cancelled, or is past its deadline, has the phase "saving"
+    as long as that is so."""
     saving = attempted and run.state not in UNDER_WAY
-    state = RunState.RUNNING if saving else run.state
     said = progress if progress is not None and progress.token == run.token else None
-    running = said if state is RunState.RUNNING else None
+    running = said if run.state is RunState.RUNNING or saving else None
     pace = said.seconds_per_step if said and said.seconds_per_step > 0 else None
     step = running.step if running else run.head_step or 0
     left = running.total - step if running and running.total is not None else None
@@ -42,12 +42,12 @@ def info(
         "app_name": run.app_name,
         "function": run.tag,
         "call": call_name(run.call),
-        "state": state.value,
+        "state": run.state.value,
         "step": step,
         "total_steps": said.total if said else None,
         "head_step": run.head_step,
         "created_at": run.created_at,
-        "finished_at": None if saving else run.finished_at,
+        "finished_at": run.finished_at,
         "attempts": run.attempts,
         "slices": run.slices,
         "interruptions": run.interruptions,
@@ -56,7 +56,7 @@ def info(
         "metrics": rows[-1] if rows else None,
         "error": run.error,
         "folder": str(folder),
-        "phase": "saving" if saving else _phase(state, running),
+        "phase": "saving" if saving else _phase(run.state, running),
     }
 
 

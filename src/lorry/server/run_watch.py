@@ -25,14 +25,13 @@ TIMES = 10.0
 class Liveness:
     """Whether an attempt hangs, by what it says of itself and when, by the server's own clock, that was new. Pure.
 
-    What happens before the first step (loading, compiling) or outside of steps (saving, restoring) takes as long as it
-    takes: the slice bounds it. A process that is stopped says nothing new, like one that waits for a lock for ever.
+    What happens before the first step (loading, compiling: phase "waiting") or outside of steps (saving, restoring)
+    takes as long as it takes: the slice bounds it. A process that is stopped says nothing new, like one that waits for a lock for ever.
     """
 
     def __init__(self, now: float) -> None:
         self._since = now
         self._said: Progress | None = None
-        self._first: int | None = None
 
     def excuse(self, now: float) -> None:
         """Nobody has looked for a while."""
@@ -47,9 +46,9 @@ class Liveness:
         if said.phase != "training":
             self._since = now
             return None
-        self._first = said.step if self._first is None else self._first
-        limit, quiet = max(least, TIMES * said.q99), now - self._since
-        if said.step <= self._first or quiet <= limit:
+        # While there is no usual step yet, one may compile what the first did not.
+        limit, quiet = max(least, TIMES * said.q99) if said.q99 else TIMES * least, now - self._since
+        if quiet <= limit:
             return None
         return (
             f"no step for {quiet:.0f} s (limit {limit:.0f} s: {TIMES:g} × 99th percentile of {said.q99:.3g} s, "  # noqa: RUF001
