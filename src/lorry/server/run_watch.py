@@ -26,7 +26,8 @@ class Liveness:
     """Whether an attempt hangs, by what it says of itself and when, by the server's own clock, that was new. Pure.
 
     What happens before the first step (loading, compiling: phase "waiting") or outside of steps (saving, restoring)
-    takes as long as it takes: the slice bounds it. A process that is stopped says nothing new, like one that waits for a lock for ever.
+    takes as long as it takes: the slice bounds it. A process that is stopped says nothing new, like one that waits for
+    a lock for ever.
     """
 
     def __init__(self, now: float) -> None:
