@@ -2,6 +2,7 @@
 
 Error
 ├── InvalidError              a parameter, decorator or command that cannot work
+│   └── SliceTooShortError    one step and one save do not fit into a slice of a run
 ├── ExecutionError            right words, wrong moment (e.g. `.remote` outside a running app)
 │   ├── SerializationError    a value that cannot travel, or cannot be rebuilt here
 │   └── StaleAttemptError     a newer attempt of the same training run has begun; this one may not save any more

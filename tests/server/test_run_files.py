@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +64,18 @@ def test_an_input_is_kept_once(files: RunFiles, tmp_path: Path, reference: bytes
     else:
         assert payload == b"payload"
     assert sorted(path.name for path in files.path("a/f/ru-1").iterdir()) == ["input", "input.json"]
+
+
+def test_an_input_on_another_disk_is_copied(files: RunFiles) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as large:
+        large.write(b"payload")
+        large.flush()
+        assert os.stat(large.name).st_dev != os.stat(files.path("a")).st_dev
+        files.keep_input("a/f/ru-1", KeptInput(batch=False, reference=b"reference"), Path(large.name))
+    _, payload = files.kept_input("a/f/ru-1")
+    assert isinstance(payload, int)
+    assert os.pread(payload, 100, 0) == b"payload"
+    os.close(payload)
 
 
 @pytest.mark.parametrize("victim", ["input", "input.json"])

@@ -120,7 +120,11 @@ def torch_python(request: pytest.FixtureRequest) -> Path:
     root = request.config.cache.mkdir("images") if request.config.cache else Path("images")  # type: ignore[attr-defined]
     builder = ImageBuilder(root, DirectRunner(), str(uv) if uv.exists() else shutil.which("uv") or "uv")
     spec = ImageSpec(base=ImageBase.DEBIAN_SLIM, python=sys.executable, installs=(PipInstall(packages=PACKAGES),))
-    return Path(asyncio.run(builder.ensure(spec, client_index_settings(), lambda line: None)).python)
+    return Path(
+        asyncio.run(
+            builder.ensure(spec, client_index_settings(os.environ, Path.home(), Path(sys.prefix)), lambda line: None)
+        ).python
+    )
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,18 @@ blocks: run it in a thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import math
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from lorry.errors import NotFoundError
 from lorry.storage.atomic import make_folder, temporary_name
@@ -129,17 +133,18 @@ class RunFiles:
     # The input, for `lorry runs resume`
 
     def keep_input(self, folder: str, kept: KeptInput, payload: bytes | Path) -> None:
-        """On disk when this returns; what is there already stays. `payload`: a file is linked, not copied."""
+        """On disk when this returns; what is there already stays. `payload`: a file is linked where that is
+        possible."""
         with open_folder(self._root, _parts(folder)) as descriptor:
             if "input.json" in os.listdir(descriptor):
                 return
             temporary = temporary_name()
             if isinstance(payload, Path):
-                os.link(payload, temporary, dst_dir_fd=descriptor)
+                _link(payload, temporary, descriptor)
             else:
-                _write(descriptor, temporary, payload)
+                _write(descriptor, temporary, io.BytesIO(payload))
             os.rename(temporary, "input", src_dir_fd=descriptor, dst_dir_fd=descriptor)
-            _write(descriptor, temporary, to_json(kept).encode())
+            _write(descriptor, temporary, io.BytesIO(to_json(kept).encode()))
             os.rename(temporary, "input.json", src_dir_fd=descriptor, dst_dir_fd=descriptor)
             os.fsync(descriptor)
 
@@ -214,9 +219,20 @@ def _fits(number: int | None) -> bool:
     return number is None or 0 <= number < 2**63
 
 
-def _write(folder: int, name: str, content: bytes) -> None:
+def _link(source: Path, name: str, folder: int) -> None:
+    """Runs may lie on a disk of their own: then the bytes are copied."""
+    try:
+        os.link(source, name, dst_dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with source.open("rb") as content:
+            _write(folder, name, content)
+
+
+def _write(folder: int, name: str, content: BinaryIO) -> None:
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+        shutil.copyfileobj(content, file)
         file.flush()
         os.fsync(descriptor)

@@ -8,7 +8,8 @@ proves nothing, and a run that goes on slowly is better than one that was refuse
 * It is asked when the slice is over and that first step was the only one. Its save is committed by then, so that
   nothing is lost, and all the costs are measured.
 * An attempt that restored nothing is not refused: what it did once, such as downloads and compiled kernels that are
-  kept, later ones need not do again. It yields, and the next one is judged.
+  kept, later ones need not do again. Nor is the one after it: a machine may be busy once. Both yield, and it takes a
+  second attempt in a row that had restored something and made one step.
 * A run that once had room in a slice of this length is not refused later: then a busy machine made it slow.
 """
 
@@ -35,6 +36,9 @@ class SliceEnd:
         self.restored = False
         self.fitted: float | None = None
         """The shortest slice in which an attempt of this run had room; kept in its checkpoints."""
+        self.cramped = 0
+        """Attempts before this one, in a row, that had restored something and made one step; kept too."""
+        self._one_step = True
         self._slice = slice
         self._signals = Signals(self._signalled)
 
@@ -48,10 +52,10 @@ class SliceEnd:
         self._slice.active = True
 
     def state(self) -> dict[str, Any]:
-        return {"fitted": self.fitted}
+        return {"fitted": self.fitted, "cramped": self.cramped + 1 if self.restored and self._one_step else 0}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.restored, self.fitted = True, state.get("fitted")
+        self.restored, self.fitted, self.cramped = True, state.get("fitted"), state.get("cramped", 0)
 
     def over(self) -> None:
         self._signals.uninstall()
@@ -63,6 +67,7 @@ class SliceEnd:
 
     def look_again(self, pace: Pace, in_flight: float | None) -> None:
         """A save that is under way has to end before the last one can begin."""
+        self._one_step = not pace.steps
         self.latest = self._slice.began + self._slice.limit - needed(self._slice.limit, _both(pace.costs(), in_flight))
         if pace.knows_saves and pace.first is not None and self._first_step_fits(pace).yes:
             self.fitted = min(self._slice.limit, self.fitted or math.inf)
@@ -94,7 +99,7 @@ class SliceEnd:
     def _refused(self, pace: Pace) -> str | None:
         """See above."""
         had_room = self.fitted is not None and self.fitted <= self._slice.limit
-        if not self.restored or had_room or pace.steps or pace.first is None:
+        if not self.cramped or had_room or pace.steps or pace.first is None:
             return None
         fits = self._first_step_fits(pace)
         if fits.yes:
