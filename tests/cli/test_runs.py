@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ def _detached(lorry: Terminal, app: str, *words: str) -> str:
     lorry("run", "-d", "-n", app, "trains.py", *words)
     wait_until(lambda: any(row["head_step"] for row in _runs(lorry, app)), LIMIT)
     return str(_run(lorry, app)["run_id"])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(lorry: Terminal) -> Iterator[None]:
+    """Apps that were detached go on, and who was not waited for still saves: the next test finds neither."""
+    yield
+    for app in json.loads(lorry("app", "list", "--json").stdout):
+        lorry("app", "stop", app["app_id"])
+    while left := json.loads(lorry("container", "list", "--json").stdout):
+        for container in left:
+            lorry("container", "stop", container["container_id"])
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,8 @@ def torch_python(request: pytest.FixtureRequest) -> Path:
     if given:
         return Path(given)
     uv = Path(sys.executable).parent / "uv"
-    root = request.config.cache.mkdir("images") if request.config.cache else Path("images")  # type: ignore[attr-defined]
+    cache = getattr(request.config, "cache", None)
+    root = cache.mkdir("images") if cache else Path("images")
     builder = ImageBuilder(root, DirectRunner(), str(uv) if uv.exists() else shutil.which("uv") or "uv")
     spec = ImageSpec(base=ImageBase.DEBIAN_SLIM, python=sys.executable, installs=(PipInstall(packages=PACKAGES),))
     return Path(
