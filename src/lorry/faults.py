@@ -8,11 +8,13 @@ point costs one comparison.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+from collections.abc import Iterator
 
 _plan: dict[str, tuple[int, str]] = {}
-_passages: dict[str, int] = {}
+_passages: dict[str, Iterator[int]] = {}
 
 for _entry in filter(None, os.environ.get("LORRY_FAULT", "").split(",")):
     _point, _, _rest = _entry.partition(":")
@@ -27,8 +29,8 @@ def point(name: str) -> None:
     if name not in _plan:
         return
     count, action = _plan[name]
-    _passages[name] = _passages.get(name, 0) + 1
-    if _passages[name] == count and _first_time(name):
+    passage = next(_passages.setdefault(name, itertools.count(1)))  # atomic: several threads may come by
+    if passage == count and _first_time(name):
         _act(action)
 
 

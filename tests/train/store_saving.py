@@ -13,7 +13,7 @@ from typing import Any
 
 from lorry.train import files
 from lorry.train.local_store import LocalStore
-from lorry.train.manifest import BLOB, Entry, Head, Manifest
+from lorry.train.manifest import BLOB, Chunk, Entry, Head, Manifest
 from lorry.train.store import resolve
 
 FROZEN = b"frozen" * 50
@@ -47,8 +47,14 @@ def saved(store: LocalStore, step: int, token: int, parent: str | None = None, p
     return store.commit(staged(store, step, token, parent, pieces))
 
 
+def content(store: LocalStore, chunk: Chunk) -> bytes:
+    memory = bytearray(chunk.size)
+    store.read(chunk, memoryview(memory))
+    return bytes(memory)
+
+
 def contents(store: LocalStore, manifest: Manifest) -> list[bytes]:
-    return [store.read(chunk) for entry in manifest.entries for chunk in entry.chunks]
+    return [content(store, chunk) for entry in manifest.entries for chunk in entry.chunks]
 
 
 def attempt(folder: Path, last_step: int) -> None:

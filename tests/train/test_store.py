@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from store_saving import FROZEN, contents, saved, staged, state_at
+from store_saving import FROZEN, content, contents, saved, staged, state_at
 
 from lorry.errors import CorruptCheckpointError, InvalidError, ResourceError, StaleAttemptError
 from lorry.train.folder_store import YOUNG
@@ -94,7 +94,7 @@ def test_equal_bytes_are_stored_once(store: LocalStore, folder: Path) -> None:
 
 def test_bytes_can_be_read_before_the_commit_too(store: LocalStore) -> None:
     store.begin()
-    assert store.read(store.put(memoryview(b"early"))[0]) == b"early"
+    assert content(store, store.put(memoryview(b"early"))[0]) == b"early"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_any_contiguous_buffer_is_bytes(store: LocalStore, data: memoryview) -> 
     store.begin()
     chunk, new = store.put(data)
     assert (chunk.size, new) == (data.nbytes, data.nbytes)
-    assert store.read(chunk) == data.tobytes()
+    assert content(store, chunk) == data.tobytes()
 
 
 @pytest.mark.parametrize("start", [0, 64], ids=["at a page", "off a page"])
@@ -135,7 +135,7 @@ def test_whole_pages_of_memory_go_past_the_page_cache(
     monkeypatch.setattr(os, "write", noted)
     chunk, new = store.put(data)
     assert new == size
-    assert store.read(chunk) == bytes(data)
+    assert content(store, chunk) == bytes(data)
     if start == 0 and takes_pages(folder):
         assert sum(direct) == size // mmap.PAGESIZE * mmap.PAGESIZE
 
@@ -154,14 +154,14 @@ def test_a_buffer_may_be_used_again_after_put(store: LocalStore) -> None:
     chunk, _ = store.put(memoryview(buffer))
     buffer[:] = b"later"
     saved(store, 1, token)
-    assert store.read(chunk) == b"first"
+    assert content(store, chunk) == b"first"
 
 
 @pytest.mark.parametrize("digest", ["", "../../HEAD", "A" * 64, "a" * 63, "*" * 64, "a" * 64 + "\n"])
 def test_only_digests_are_names(store: LocalStore, digest: str) -> None:
     store.begin()
     with pytest.raises(InvalidError, match="SHA-256"):
-        store.read(Chunk(sha256=digest, size=1))
+        content(store, Chunk(sha256=digest, size=1))
     with pytest.raises(InvalidError, match="SHA-256"):
         store.manifest(digest)
 
@@ -222,14 +222,25 @@ def test_a_flipped_bit_in_a_chunk(store: LocalStore, folder: Path, bit: int) -> 
     chunk = second.entries[1].chunks[0]
     damaged = flip(chunk_file(folder, chunk), bit)
     with pytest.raises(CorruptCheckpointError, match=chunk.sha256):
-        store.read(chunk)
+        content(store, chunk)
     assert not chunk_file(folder, chunk).exists()
     assert [path.read_bytes() for path in (folder / "bad").iterdir()] == [damaged]
     assert resolve(store) == store.manifest(first.manifest)
     with pytest.raises(CorruptCheckpointError, match="missing"):
-        store.read(chunk)
+        content(store, chunk)
     saved(store, 2, token, first.manifest)  # the next save brings it back
-    assert store.read(chunk) == state_at(2)[1]
+    assert content(store, chunk) == state_at(2)[1]
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_chunk_of_another_length(store: LocalStore, folder: Path, change: int) -> None:
+    first = saved(store, 1, store.begin())
+    chunk = store.manifest(first.manifest).entries[1].chunks[0]
+    path = chunk_file(folder, chunk)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"more" if change > 0 else whole[:change])
+    with pytest.raises(CorruptCheckpointError, match="damaged"):
+        content(store, chunk)
 
 
 def test_a_flipped_bit_in_a_manifest(store: LocalStore, folder: Path) -> None:
@@ -304,7 +315,7 @@ def test_a_torn_chunk_is_written_again_and_kept_aside(store: LocalStore, folder:
         file.truncate(size)
     assert store.put(memoryview(FROZEN)) == (chunk, len(FROZEN))
     saved(store, 2, token)
-    assert store.read(chunk) == FROZEN
+    assert content(store, chunk) == FROZEN
     assert [path.stat().st_size for path in (folder / "bad").iterdir()] == [size]
 
 
@@ -380,7 +391,7 @@ def test_what_an_attempt_saved_itself_is_collected_at_once(store: LocalStore, fo
         heads.append(saved(store, step, token, heads[-1].manifest))
         again = staged(store, step + 1, token)  # of a save under way nothing goes, though no manifest names it yet
         assert store.collect([head.manifest for head in heads[-2:]], sweep=sweep) >= 0
-        assert [len(store.read(chunk)) for chunk in sorted(again.chunks(), key=lambda chunk: chunk.sha256)]
+        assert [len(content(store, chunk)) for chunk in sorted(again.chunks(), key=lambda chunk: chunk.sha256)]
         assert len(list((folder / "m").iterdir())) == 2
         assert len(chunk_files(folder)) == 1 + 2 * 2
     assert contents(store, store.manifest(heads[-2].manifest)) == state_at(7)

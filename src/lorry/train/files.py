@@ -89,8 +89,23 @@ def removed(path: Path) -> int:
 
 def content(path: Path, bad: Path) -> bytes:
     """CorruptCheckpointError if it is missing, or the disk cannot read it: then it is moved to `bad`."""
-    try:
+    with _readable(path, bad):
         return path.read_bytes()
+
+
+def fill(path: Path, memory: memoryview, bad: Path) -> int:
+    """Memory from a file; the file's size, which need not be the memory's. Errors as of `content`."""
+    with _readable(path, bad), path.open("rb", buffering=0) as file:
+        read = 0
+        while count := file.readinto(memory[read:]):
+            read += count
+        return os.fstat(file.fileno()).st_size
+
+
+@contextlib.contextmanager
+def _readable(path: Path, bad: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise CorruptCheckpointError(f"{path} is missing.") from error
     except OSError as error:

@@ -132,6 +132,8 @@ class FolderStore:
     def _found(self, chunk: Chunk) -> bool:
         """Whether it is there already; if so it is young again, lest a collection remove it before the commit."""
         path = self._chunk_path(chunk.sha256)
+        if not path.exists():
+            return False
         with locked(self._lock, fcntl.LOCK_SH):
             try:
                 if path.stat().st_size == chunk.size:
@@ -268,8 +270,10 @@ class FolderStore:
             with contextlib.suppress(CorruptCheckpointError):
                 yield self._load_manifest(path)
 
-    def read(self, chunk: Chunk) -> bytes:
-        return self._verified(self._written.get(chunk.sha256) or self._chunk_path(chunk.sha256), chunk.sha256)
+    def read(self, chunk: Chunk, memory: memoryview) -> None:
+        path = self._written.get(chunk.sha256) or self._chunk_path(chunk.sha256)
+        if files.fill(path, memory, self._bad) != chunk.size or hashlib.sha256(memory).hexdigest() != chunk.sha256:
+            raise files.set_aside(path, self._bad)
 
     def _verified(self, path: Path, digest: str) -> bytes:
         content = files.content(path, self._bad)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from lorry.errors import CorruptCheckpointError
-from lorry.train.manifest import Chunk, Head, Manifest
+from lorry.train.manifest import CHUNK_SIZE, Chunk, Head, Manifest
 
 
 class CheckpointStore(Protocol):
@@ -41,8 +41,9 @@ class CheckpointStore(Protocol):
         """Verified. CorruptCheckpointError if it is damaged (it is then moved aside) or missing."""
         ...
 
-    def read(self, chunk: Chunk) -> bytes:
-        """Verified. CorruptCheckpointError if it is damaged (it is then moved aside) or missing."""
+    def read(self, chunk: Chunk, memory: memoryview) -> None:
+        """Into memory of its size, and verified there. CorruptCheckpointError if it is damaged (it is then moved
+        aside) or missing. Several threads may read at a time."""
         ...
 
     def collect(self, keep: Collection[str], *, sweep: bool = True) -> int:
@@ -53,8 +54,9 @@ class CheckpointStore(Protocol):
 
 def verify(store: CheckpointStore, manifest: Manifest) -> None:
     """Read all of it. CorruptCheckpointError names the first file that is damaged or missing."""
+    memory = memoryview(bytearray(CHUNK_SIZE))
     for chunk in manifest.chunks():
-        store.read(chunk)
+        store.read(chunk, memory[: chunk.size])
 
 
 def resolve(store: CheckpointStore) -> Manifest | None:
