@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from lorry.sdk.sandbox import Sandbox
     from lorry.sdk.secret import Secret
     from lorry.sdk.volume import Volume
-    from lorry.train.run import Run, run
+    from lorry.train.places import run
+    from lorry.train.run import Run
 
 _HOMES = {
     "App": "app",
@@ -67,7 +68,7 @@ _HOMES = {
     "method": "decorators",
     "parameter": "decorators",
     "Run": "lorry.train.run",
-    "run": "lorry.train.run",
+    "run": "lorry.train.places",
     "web_server": "decorators",
     "wsgi_app": "decorators",
 }

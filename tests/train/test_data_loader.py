@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,32 @@ def test_the_programs_own_generators_are_not_disturbed(report: dict[str, Any]) -
 
 def test_workers_that_are_spawned_make_them_too(report: dict[str, Any]) -> None:
     assert report["spawned"] == report["plain"]
+
+
+def test_what_a_dataset_draws_for_a_sample_depends_on_its_place(report: dict[str, Any]) -> None:
+    whole, alone, by_workers = report["augmented"]
+    assert alone == by_workers == whole
+    assert len({tuple(sample) for batch in whole for sample in batch}) == 40
+
+
+def test_batches_out_of_order_are_refused(report: dict[str, Any]) -> None:
+    assert "in_order=False would lose the place" in report["out of order"]
+
+
+def test_ctrl_c_in_a_terminal_saves_though_workers_get_it_too(torch_python: Path, tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [torch_python, PROGRAM.with_name("loading_slowly.py"), tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(lorry.__file__).parents[1])},
+        start_new_session=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "waits for the second batch\n"
+    os.killpg(program.pid, signal.SIGINT)
+    program.communicate(timeout=30)
+    assert program.returncode == -signal.SIGINT
+    assert json.loads((tmp_path / "HEAD").read_text().splitlines()[0])["step"] >= 2, "it saved what it had done"
 
 
 def test_a_dataset_of_lines_is_one_of_torch(report: dict[str, Any]) -> None:

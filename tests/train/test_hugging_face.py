@@ -28,6 +28,7 @@ EARLY = {
     "save_strategy": "best",
     "load_best_model_at_end": True,
     "metric_for_best_model": "eval_loss",
+    "restore_callback_states_from_checkpoint": True,
 }
 
 
@@ -107,6 +108,12 @@ def test_the_order_of_samples_that_a_sampler_draws(train: Any, tmp_path: Path) -
     expected = finish(train, tmp_path / "calm", **options)
     train(tmp_path / "rough", fault="train.head_swap_after:5", wait=True, **options)
     assert finish(train, tmp_path / "rough", **options) == expected
+
+
+def test_the_order_of_a_sampler_with_a_generator_of_its_own(train: Any, tmp_path: Path) -> None:
+    expected = finish(train, tmp_path / "calm", weighted=True)
+    train(tmp_path / "rough", fault="train.head_swap_after:15", wait=True, every=1, weighted=True)  # in epoch 2 of 3
+    assert finish(train, tmp_path / "rough", weighted=True) == expected
 
 
 def test_other_data_is_refused(train: Any, tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def test_a_second_signal_does_not_wait_for_the_step(start: Callable[..., Program
     assert program.end()[0] == 143
 
 
+@pytest.mark.parametrize("words", [(), ("with",)])
+def test_a_second_signal_does_not_wait_for_a_save(start: Callable[..., Program], words: tuple[str, ...]) -> None:
+    program = start("slow disk", "handler", *words)
+    program.wait_for("saving")
+    program.send(signal.SIGTERM)
+    program.wait_for("the program's own handler")
+    program.send(signal.SIGTERM)
+    assert program.end()[0] == 143
+
+
 def test_the_program_s_own_handler_is_called_too(start: Callable[..., Program], tmp_path: Path) -> None:
     program = start("handler")
     program.wait_for("training")
@@ -123,7 +133,6 @@ def test_forks_die_of_signals_as_if_there_were_no_run(start: Callable[..., Progr
     os.kill(child, signal.SIGTERM)
     assert select.select([handle], [], [], 10)[0], "the fork waits for a safe point that never comes"
     os.close(handle)
-    program.wait_for("training")
     program.send(signal.SIGTERM)
     assert program.end()[0] == 143  # its pipe is closed: nobody of the fork is left
 

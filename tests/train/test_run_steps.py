@@ -23,8 +23,9 @@ from lorry.errors import (
     StorageFullError,
 )
 from lorry.train.batches import Batches
+from lorry.train.options import Options
 from lorry.train.policy import Every
-from lorry.train.run import Options, Run
+from lorry.train.run import Run
 
 
 class Lab:
@@ -217,7 +218,7 @@ def test_another_environment_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
     first = lab.run()
     step(first)
     crash(first)
-    monkeypatch.setattr("lorry.train.run.fingerprint", lambda: {"python": "2.7.18"})
+    monkeypatch.setattr("lorry.train.fingerprint.fingerprint", lambda: {"python": "2.7.18"})
     second = lab.run(restore=False)
     with pytest.warns(UserWarning, match=r"another environment.*python 3\.\d+\.\d+ → 2\.7\.18"):
         second.restore()

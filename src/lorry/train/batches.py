@@ -42,9 +42,9 @@ class Batches:
 
     `source` has `len` and `[i]`. `batch`: samples each; the last of an epoch is smaller, or left out with `drop_last`.
     `map` makes a sample from what the source holds; if it has a parameter `rng`, that is a `random.Random` which
-    depends on (seed, epoch, sample) alone. `collate` makes the batch from the list of samples. In both, the global
-    generators of Python, NumPy and torch depend on (seed, epoch, place) alone, and what they draw does not disturb the
-    program's own. `on_change`: what happens when the source is not what it was at the checkpoint.
+    depends on (seed, epoch, sample) alone. `collate` makes the batch from the list of samples. In both, and in `[i]`,
+    the global generators of Python, NumPy and torch depend on (seed, epoch, place) alone, and what they draw does not
+    disturb the program's own. `on_change`: what happens when the source is not what it was at the checkpoint.
 
     The contract with a checkpoint: `state_dict()` counts every batch that was handed out, and is asked for at a safe
     point (`run.step()`), when the loop body has done its work on the last of them. A batch is made when the loop asks
@@ -186,16 +186,20 @@ class Making:
     ) -> None:
         self._source, self._seed, self._map, self._collate = source, seed, map, collate
         self._with_rng = map is not None and _has_rng(map)
+        self._draws_nothing = map is None and collate is None and isinstance(source, (Lines, list, tuple, range))
 
     def __call__(self, job: Job) -> Any:
-        many = getattr(self._source, "__getitems__", None)
-        samples = many(job.samples) if many else [self._source[sample] for sample in job.samples]
-        if self._map is None and self._collate is None:
-            return samples
+        if self._draws_nothing:
+            return self._read(job.samples)
         with generators_at(number("batch", self._seed, job.epoch, job.place)):
+            samples = self._read(job.samples)
             if self._map is not None:
                 samples = [self._mapped(job.epoch, *pair) for pair in zip(job.samples, samples, strict=True)]
             return self._collate(samples) if self._collate is not None else samples
+
+    def _read(self, samples: list[int]) -> Any:
+        many = getattr(self._source, "__getitems__", None)
+        return many(samples) if many else [self._source[sample] for sample in samples]
 
     def _mapped(self, epoch: int, sample: int, value: Any) -> Any:
         assert self._map is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 import lorry
@@ -33,6 +34,16 @@ def fingerprint() -> dict[str, str]:
 def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """What differs, as "torch 2.12.0 → 2.13.0". Something that only one of the two knows is no change."""
     return [f"{name} {before[name]} → {now[name]}" for name in sorted(before.keys() & now) if before[name] != now[name]]
+
+
+def warn_of_changes(before: dict[str, str], *, stacklevel: int) -> None:
+    different = changes(before, fingerprint())
+    if different:
+        warnings.warn(
+            "The checkpoint was made in another environment, so the result may differ in its last bits: "
+            + "; ".join(different),
+            stacklevel=stacklevel,
+        )
 
 
 def _processor() -> tuple[str, str]:

@@ -40,6 +40,7 @@ REFUSED = {
     "auto_find_batch_size": "makes the place in the data depend on the memory that was free",
     "ignore_data_skip": "goes on at the beginning of the epoch",
     "dataloader_persistent_workers": "keeps random numbers in the workers",
+    "enable_jit_checkpoint": "ends training at a signal as if it were done",
 }
 BEYOND_THE_END = 1 << 60
 """Steps. Trainer takes a training of so many for done; by its true number it might train the last epoch's rest."""
@@ -112,6 +113,7 @@ class Kept:
         if self._loaded is None:
             return train(None, *rest, **options)
         self._trainer.args.eval_on_start = False  # it did
+        self._trainer.args.restore_callback_states_from_checkpoint = False  # `begin` does, with newer ones
         for name in LOADERS:
             setattr(self._trainer, name, _nothing)
         state = json.loads(self._loaded["state"])
@@ -205,7 +207,7 @@ class Hooks:
         self._kept.evaluated(metrics)
 
     def on_prediction_step(self, *_: Any, **__: Any) -> None:
-        getattr(self._kept.run, "heartbeat", _nothing)()
+        self._kept.run.heartbeat()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if control.should_epoch_stop and not control.should_training_stop:

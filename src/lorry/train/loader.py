@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lorry.errors import InvalidError
+
 if TYPE_CHECKING:
     from lorry.train.batches import Batches, Job, Making
 
@@ -19,6 +21,8 @@ class Loader:
     """Iterate over it as over the `Batches` that it belongs to."""
 
     def __init__(self, batches: Batches, num_workers: int, options: Mapping[str, Any]) -> None:
+        if not options.get("in_order", True):
+            raise InvalidError("in_order=False would lose the place in the data: leave it out")
         self._batches, self._num_workers, self._options = batches, num_workers, dict(options)
 
     def __len__(self) -> int:

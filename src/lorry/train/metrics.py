@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lorry.errors import InvalidError
 from lorry.storage.atomic import FULL_DISK
@@ -13,6 +15,10 @@ from lorry.train import files
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 500
 RESERVED = ("step", "time")
+MOST_LINE = 16 << 20
+"""Bytes. A longer one is no row: after a crash of the machine a file may have a hole without an end of a line."""
+NEAR = 64 << 10
+"""Bytes that are read line by line: a run of days has hundreds of millions."""
 
 
 class MetricsLog:
@@ -44,17 +50,41 @@ class MetricsLog:
             self._rows = []
 
     def cut_back(self, step: int) -> None:
-        """Forget the rows of later steps, which are going to be done again, and a line that a crash cut short."""
+        """Forget the rows of later steps, which are going to be done again, and a line that a crash cut short. That of
+        a checkpoint was written some steps after it: those of this step and before stay."""
         self._rows = []
         if not self.path.exists():
             return
-        end = 0
         with self.path.open("r+b") as file:
-            for line in file:
-                if not line.endswith(b"\n") or _step_of(line) > step:
-                    break
-                end += len(line)
+            end = _end_of(file, step)
+            file.seek(end)
+            kept = [{**row, "step": step} for row in map(_row, _lines(file)) if _made_at(row) <= step]
             file.truncate(end)
+            file.seek(end)
+            file.writelines(f"{_line(row)}\n".encode() for row in kept)
+
+
+def _end_of(file: BinaryIO, step: int) -> int:
+    """Where the rows of later steps begin. Rows are in order of their steps."""
+    low, high = 0, file.seek(0, os.SEEK_END)
+    while high - low > NEAR:
+        middle = (low + high) // 2
+        file.seek(middle)
+        start = middle + len(file.readline(MOST_LINE))
+        if start < high and _step_of(_row(file.readline(MOST_LINE))) <= step:
+            low = start
+        else:
+            high = middle
+    file.seek(low)
+    for line in _lines(file):
+        if not line.endswith(b"\n") or _step_of(_row(line)) > step:
+            break
+        low += len(line)
+    return low
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.readline(MOST_LINE), b"")
 
 
 def _append(path: Path, content: bytes) -> None:
@@ -95,8 +125,21 @@ def _fetched(value: Any) -> Any:
     return value.tolist()
 
 
-def _step_of(line: bytes) -> float:
+def _row(line: bytes) -> Any:
     try:
-        return float(json.loads(line)["step"])
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _step_of(row: Any) -> float:
+    """After all others, if it is no row."""
+    try:
+        return float(row["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def _made_at(row: Any) -> float:
+    """The step of the checkpoint that a row tells of; after all others for other rows."""
+    return _step_of(row.get("checkpoint")) if isinstance(row, dict) else float("inf")

@@ -44,14 +44,19 @@ class Numbered:
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        for sampler in (self._inner, getattr(self._inner, "sampler", None)):
-            set_epoch = getattr(sampler, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
+        for sampler in self._samplers():
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+
+    def _samplers(self) -> tuple[Any, Any]:
+        return self._inner, getattr(self._inner, "sampler", None)
 
     def __iter__(self) -> Iterator[Job]:
-        epoch = self._epoch
-        with generators_at(number("order", self._seed, epoch, 0)):
+        epoch, seed = self._epoch, number("order", self._seed, self._epoch, 0)
+        for sampler in self._samplers():
+            if hasattr(getattr(sampler, "generator", None), "manual_seed"):
+                sampler.generator.manual_seed(seed)  # its state at the begin of a later epoch is in no checkpoint
+        with generators_at(seed):
             order = list(self._inner)
         for place, samples in enumerate(order):
             yield Job(epoch, place, samples)

@@ -1,4 +1,4 @@
-"""Where a run lives: in a folder of this machine, or, in a resumable function, in the platform's."""
+"""`lorry.run()`, and where runs live: in a folder of this machine, or, in a resumable function, in the platform's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lorry.errors import AlreadyExistsError, InvalidError
 from lorry.runtime import slice as slices
 from lorry.runtime.slice import Slice
 from lorry.storage.atomic import make_folder
 from lorry.train.lock import FolderLock
+from lorry.train.options import options
+from lorry.train.run import Run
+from lorry.train.slices import SliceEnd
 from lorry.train.store import CheckpointStore
 from lorry.wire import identity
 
@@ -20,6 +23,46 @@ if TYPE_CHECKING:
     from lorry.train.server_heads import ServerHeads
 
 Folder = str | os.PathLike[str] | None
+
+
+def run(
+    folder: Folder = None,
+    *,
+    every: str | int | None = None,
+    keep_last: int | None = None,
+    keep_every: str | None = None,
+    rng: Literal["state", "counter"] = "state",
+    seed: int = 0,
+) -> Run:
+    """The training run of this script; started again, it is the same run. In a resumable function: that of its input.
+
+    `folder`: default LORRY_RUN_DIR, or ./lorry-runs/<name of the script>. `every`: how often to save; "auto" works
+    it out from what a checkpoint costs and how often training was interrupted; otherwise steps (200) or a time ("5m").
+    `keep_last` checkpoints (2) are kept, and of each `keep_every` ("1h") the first. What is not given here is as
+    `lorry.Resumable` says. `rng="counter"` starts the shared random generators afresh before each step, from `seed` and
+    the step, instead of saving their state.
+
+    AlreadyExistsError if another process trains in the folder. InvalidError in a container whose function is not
+    resumable: what it wrote would go with it.
+    """
+    slice = slice_of_this_function(folder)
+    chosen = options(
+        every=every,
+        keep_last=keep_last,
+        keep_every=keep_every,
+        rng=rng,
+        seed=seed,
+        policy=slice.policy if slice else None,
+    )
+    if slice is not None:
+        platform, heads = of_the_platform()
+        return Run(platform, heads.folder, chosen, ending=SliceEnd(slice), past=heads.past)
+    store, place, release = on_this_machine(folder)
+    try:
+        return Run(store, place, chosen, release=release)
+    except BaseException:
+        release()
+        raise
 
 
 def slice_of_this_function(folder: Folder) -> Slice | None:

@@ -46,8 +46,9 @@ class Every:
 
 def seconds(value: str, name: str) -> float:
     """ "90s", "5m" or "1h30m" in seconds."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value)
-    if not parts or "".join(number + unit for number, unit in parts) != value.replace(" ", ""):
+    text = str(value).replace(" ", "")  # who gives a number is told too
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
         raise InvalidError(f'{name}={value!r}: give a time such as "90s", "5m" or "1h30m"')
     total = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if total <= 0:
@@ -63,11 +64,6 @@ def mean_seconds_to_interruption(interruptions: int, observed: float) -> float:
 def interval(stall: float, to_interruption: float, *, persist: float, step: float) -> float:
     """Seconds between two checkpoints: Young's, but not shorter than writing one or than one step takes."""
     return max(math.sqrt(2 * stall * to_interruption), persist, step)
-
-
-def overhead(interval: float, stall: float, to_interruption: float, *, persist: float, restart: float) -> float:
-    """The share of time that checkpoints and interruptions cost: a checkpoint counts only once it is written."""
-    return stall / interval + (interval / 2 + persist + restart) / to_interruption
 
 
 # When to yield
@@ -130,12 +126,6 @@ def shortest(costs: Costs) -> float:
     """Seconds of the shortest slice that has room for one step and one save."""
     sure = costs.start + needed(0.0, costs)
     return sure if margin(sure) == margin(0.0) else (sure - margin(0.0)) / (1 - MARGIN)
-
-
-def slices(work: float, limit: float, costs: Costs) -> int | None:
-    """Slices of `limit` seconds for `work` seconds of steps; None if no number is enough."""
-    useful = limit - (costs.start + costs.stall + costs.persist + costs.exit + margin(limit))
-    return math.ceil(work / useful) if useful >= costs.step and useful > 0 else None
 
 
 def nearly_always(samples: Sequence[float]) -> float:

@@ -15,6 +15,8 @@ from lorry.train.pace import Pace
 from lorry.train.policy import Decision
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AT_ONCE = "at once"
+"""Wanted by who is in a hurry, by a second signal: nothing more is saved, the newest checkpoint has to do."""
 
 
 class Asked(Protocol):
@@ -89,11 +91,19 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         before = self._before.get(number)
-        if os.getpid() != self._pid:  # a fork, such as a DataLoader's worker: it has nothing to save
+        if number == signal.SIGINT and _makes_batches():
+            return  # Ctrl-C reaches its parent too, which needs it up to the safe point, and ends it then
+        if os.getpid() != self._pid:  # a fork: it has nothing to save
             signal.signal(number, before if callable(before) else signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         self._act(number, before, frame)
+
+
+def _makes_batches() -> bool:
+    """Whether this process is a worker of torch's DataLoader."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None
 
 
 class ProgramEnd:
@@ -139,8 +149,10 @@ class ProgramEnd:
         atexit.unregister(self._exit)
 
     def _signalled(self, number: int, before: Any, frame: FrameType | None) -> None:
-        again, self.wanted, self._received = self.wanted is not None, "signal", signal.Signals(number)
+        again, self._received = self.wanted is not None, signal.Signals(number)
+        self.wanted = AT_ONCE if again else "signal"
         if callable(before) and before is not signal.default_int_handler:
             before(number, frame)
-        if again:  # somebody is in a hurry: the newest checkpoint has to do
+        if again:
+            self.over()
             raise self.end()

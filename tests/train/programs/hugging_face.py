@@ -94,10 +94,14 @@ def train(folder, *, on_its_own=False, **options):
 def with_a_run(folder, *, kind="causal", workers=0, every=4, restore_rng=True, rng_mode="state", wait=False, **options):
     if not restore_rng:
         rng.restore = lambda state: None  # the control: this must show
-    patience, leave = options.pop("patience", None), options.pop("leave", None)
+    patience, leave, weighted = (options.pop(name, None) for name in ("patience", "leave", "weighted"))
     made = trainer(kind, folder, workers, **options)
     if patience is not None:
         made.add_callback(transformers.EarlyStoppingCallback(patience))
+    if weighted:
+        draws = torch.Generator().manual_seed(7)
+        sampler = torch.utils.data.WeightedRandomSampler([1.0] * 46, 46, generator=draws)
+        made._get_train_sampler = lambda dataset=None: sampler
     run = lorry.run(folder, every=every, rng=rng_mode)
     run.hugging_face(made)
     if wait or leave:

@@ -36,7 +36,7 @@ def train(folder):
 
     refused("nothing", "takes a transformers.Trainer", object())
     refused("itself", "the name is taken", make(), twice)
-    for name in ("auto_find_batch_size", "ignore_data_skip"):
+    for name in ("auto_find_batch_size", "ignore_data_skip", "enable_jit_checkpoint"):
         refused(name, name, make(**{name: True}))
     refused("persistent", "persistent_workers", make(dataloader_num_workers=2, dataloader_persistent_workers=True))
     refused("resumed", "the run knows by itself", make(), resumed)

@@ -71,6 +71,32 @@ def spawned() -> list[Any]:
     return list(batches().loader(1, multiprocessing_context="spawn"))
 
 
+class Augmented:
+    """A dataset whose samples draw, as those of images do."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, number: int) -> tuple[int, float, float]:
+        return number, random.random(), float(torch.rand(1))
+
+
+def augmented(workers: int) -> list[Any]:
+    """In two attempts."""
+    first, second = (Batches(Augmented(), batch=BATCH, epochs=EPOCHS, seed=3) for _ in range(2))
+    seen = list(itertools.islice(first.loader(workers), 2))
+    second.load_state_dict(first.state_dict())
+    return seen + list(second.loader(workers))
+
+
+def out_of_order() -> str:
+    try:
+        batches().loader(2, in_order=False)
+    except lorry.exception.InvalidError as error:
+        return str(error)
+    return ""
+
+
 if __name__ == "__main__":
     report = {
         "plain": list(batches()),
@@ -79,6 +105,8 @@ if __name__ == "__main__":
         "undisturbed": undisturbed(),
         "place": place(),
         "spawned": spawned(),
+        "augmented": [list(Batches(Augmented(), batch=BATCH, epochs=EPOCHS, seed=3)), augmented(0), augmented(2)],
+        "out of order": out_of_order(),
         "dataset": list(itertools.chain(*DataLoader(lorry.data.text(PATH), batch_size=5, num_workers=2))),  # type: ignore[arg-type]
     }
     json.dump(report, sys.stdout)
