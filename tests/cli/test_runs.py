@@ -65,7 +65,7 @@ def test_a_run_that_is_done_is_listed_and_shown(lorry: Terminal, counted: Any) -
     assert page.startswith(f"train  {run_id}  done\n")
     assert "loss 10 → 0.3333" in page
     assert re.search(r"^1 +.* 0-30 +finished$", page, re.M)
-    assert re.search(r"^step 30 .* B ", page, re.M)
+    assert re.search(r"^step 30 .* manifest only ", page, re.M)
     assert lorry("runs", "show", counted["call"]).stdout.splitlines()[0] == page.splitlines()[0]
     shown = json.loads(lorry("runs", "show", run_id, "--json").stdout)
     assert [row["step"] for row in shown["metrics"]] == list(range(1, 31))
@@ -81,7 +81,7 @@ def test_the_output_of_a_run(lorry: Terminal, counted: Any) -> None:
 def test_a_damaged_checkpoint_is_found(lorry: Terminal) -> None:
     lorry("run", "-n", "damaged", "trains.py", "--steps", "10")
     run = _run(lorry, "damaged")
-    assert " whole" in lorry("runs", "verify", run["run_id"]).stdout
+    assert re.search(r"^step 10 +manifest only +\w{12}  whole$", lorry("runs", "verify", run["run_id"]).stdout, re.M)
     manifest = max(Path(run["folder"], "m").iterdir(), key=lambda path: path.stat().st_mtime)
     content = bytearray(manifest.read_bytes())
     content[20] ^= 1
@@ -113,6 +113,7 @@ def test_a_run_is_stopped_when_it_has_saved_and_goes_on_from_there(lorry: Termin
     assert again.stdout.startswith("restored\n")
     assert again.stdout.endswith("step 150\n")
     assert f"train: run {run_id} goes on, attempt 2\n" in again.stderr
+    assert "interrupted" not in again.stderr
     assert f"{run_id} is done: step 150" in again.stderr
     assert "is done already" in lorry("runs", "cancel", run_id).stdout
     assert "only one that has failed or was cancelled" in lorry("runs", "resume", run_id, code=1).stderr
@@ -123,6 +124,8 @@ def test_a_run_that_fails_says_why_and_how_to_go_on(lorry: Terminal) -> None:
     run = _run(lorry, "failing")
     assert "ValueError: the batch is bad" in done.stderr
     assert done.stderr.count(f"lorry runs resume {run['run_id']}") == 1
+    told = f"train: run {run['run_id']} was interrupted and goes on: ValueError: the batch is bad\n"
+    assert 1 <= done.stderr.count(told) <= 3, "there are seconds between attempts"
     assert run["state"] == "failed"
     page = lorry("runs", "show", run["run_id"]).stdout
     attempts = re.findall(r"^\d .* error +ValueError: the batch is bad$", page, re.M)

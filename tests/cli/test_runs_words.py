@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,6 +123,41 @@ def test_a_failed_run_ends_with_its_error_and_what_to_do() -> None:
     assert "took 7 min" in "\n".join(lines)
 
 
+def test_an_error_of_a_run_that_goes_on_is_an_attempt_s_or_what_ended_it_before_it_was_resumed() -> None:
+    attempts = shown()["attempt_rows"]
+    for error, says in (
+        (attempts[1]["reason"], "an attempt before this one failed:"),
+        (f"{RUN} was cancelled", "before it was resumed:"),
+    ):
+        assert page(shown(error=error), columns=80, drawn=False, now=NOW)[-2:] == [says, error]
+    cancelled = page(shown(state="cancelled", error=f"{RUN} was cancelled"), columns=80, drawn=False, now=NOW)
+    assert not any("before" in line for line in cancelled)
+
+
+def test_an_attempt_that_was_stopped_says_by_whom() -> None:
+    attempts = shown()["attempt_rows"]
+    attempts[2]["reason"] = "a person stopped it"
+    text = "\n".join(page(shown(attempt_rows=attempts), columns=80, drawn=False, now=NOW))
+    assert "0-300      slice over\n" in text
+    assert "600-900    stopped     a person stopped it" in text
+
+
+def test_a_checkpoint_says_what_is_known_of_it() -> None:
+    unknown = dict.fromkeys(("created_at", "stall", "persist", "total_bytes", "new_bytes"))
+    known = {"created_at": NOW - 5, "stall": 0.01, "persist": 0.2}
+    rows = [
+        {"step": 1, "manifest": "a", **known, "total_bytes": 0, "new_bytes": 0},
+        {"step": 2, "manifest": "b", **known, "total_bytes": 4096, "new_bytes": 0},
+        {"step": 3, "manifest": "c", **unknown},
+    ]
+    lines = page(shown(checkpoints=rows), columns=80, drawn=False, now=NOW)
+    assert [re.split("  +", line) for line in lines[-3:]] == [
+        ["step 1", "5 s ago", "manifest only", "10 ms", "200 ms"],
+        ["step 2", "5 s ago", "4.0 KiB", "0 B", "10 ms", "200 ms"],
+        ["step 3", "?", "?", "?", "?", "?"],
+    ]
+
+
 def test_the_page_of_a_run_that_has_done_nothing_yet() -> None:
     nothing = {**NOTHING_YET, "metrics": [], "attempt_rows": [], "checkpoints": []}
     run = shown(state="waiting", phase=None, **nothing)
@@ -206,6 +242,17 @@ def test_in_a_pipe_a_run_is_announced_and_then_told_every_half_minute() -> None:
         lines.see([info()])
     told = run_words.pipe_line(info())
     assert display.notes == [f"train: run {RUN} goes on, attempt 4", told, told]
+
+
+def test_an_interruption_is_told_once_and_with_its_reason() -> None:
+    display = Notes()
+    lines = RunLines(display, lambda: 0.0)
+    for interruptions, error in ((1, "old"), (1, "old"), (2, TRACEBACK), (2, TRACEBACK), (3, None)):
+        lines.see([info(interruptions=interruptions, error=error)])
+    assert display.notes[1:] == [
+        f"train: run {RUN} was interrupted and goes on: ValueError: the batch is empty",
+        f"train: run {RUN} was interrupted and goes on: nobody knows why",
+    ]
 
 
 def test_on_a_terminal_each_active_run_has_a_line_and_keeps_it_only_while_it_is_active(

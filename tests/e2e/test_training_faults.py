@@ -101,8 +101,8 @@ def test_a_time_limit_costs_no_step(home: ServerHome) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_process_costs_no_step(home: ServerHome, number: int) -> None:
-    run = Watched(faulty.train.spawn(STEPS, PAUSE))
-    run.wait_for_step(15)
+    run = Watched(faulty.train.spawn(STEPS, PAUSE, "asked"))
+    run.wait_for_step(faulty.MARK)
     os.kill(run.program(home), number)
     shown = run.ends_well()
     assert run.steps() == list(range(1, STEPS + 1))
@@ -126,8 +126,9 @@ def test_a_step_that_is_longer_than_the_grace_costs_what_followed_the_checkpoint
 
 
 def test_kill_9_costs_an_interval_and_what_was_being_saved(home: ServerHome) -> None:
-    run = Watched(faulty.train.spawn(STEPS, PAUSE))
+    run = Watched(faulty.train.spawn(STEPS, PAUSE, "slow"))
     run.wait_for_step(faulty.MARK)
+    run.wait_for_head(20)
     os.kill(run.program(home), signal.SIGKILL)
     assert run.ends_well()["interruptions"] == 1
     assert 0 < run.repeated() <= run.at_most_lost()
@@ -191,12 +192,13 @@ def test_worker_and_keeper_die_during_a_save_and_training_goes_on(
     again = lorry.App("faulty-again")
     train = again.function(timeout=120, resumable=faulty.policy, volumes={"/out": faulty.out})(faulty.train.get_raw_f())
     with again.run():
-        run = Watched(train.spawn(STEPS, PAUSE))
+        call = train.spawn(STEPS, PAUSE)
         wait_until((own_server.root / "fault.worker.before_head_swap").exists, 20)
         worker, keeper = own_server.worker_pid(), own_server.keeper_pid()
         assert keeper is not None
         kill_and_wait(keeper)
         kill_and_wait(worker)
+        run = Watched(call)
         shown = run.ends_well()
     assert run.steps() == list(range(1, STEPS + 1))
     assert (shown["attempts"], shown["interruptions"]) == (1, 0)
@@ -323,8 +325,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_ends_the_run_with_what_to_do(
     again = lorry.App("faulty-disk")
     train = again.function(timeout=120, resumable=faulty.policy)(faulty.train.get_raw_f())
     with again.run():
-        run = Watched(train.spawn(STEPS * 2, PAUSE))
-        run.wait_for_head(20)
+        run = Watched(train.spawn(STEPS * 2, PAUSE, "full"))
+        wait_until((run.folder / "waits").exists, 30)
         filler = fill(small_disk.state / "runs")
         with pytest.raises(exception.Error, match=r"3 checkpoints in a row could not be saved.* is full .*Free space"):
             run.call.get(timeout=50)
@@ -342,8 +344,8 @@ def test_a_disk_that_was_full_for_a_while_costs_nothing(small_disk: ServerHome) 
     again = lorry.App("faulty-disk")
     train = again.function(timeout=120, resumable=faulty.policy)(faulty.train.get_raw_f())
     with again.run() as app:
-        run = Watched(train.spawn(STEPS, 0.1))
-        run.wait_for_head(20)
+        run = Watched(train.spawn(STEPS, PAUSE, "full for a while"))
+        wait_until((run.folder / "waits").exists, 30)
         filler = fill(small_disk.state / "runs")
         wait_until(lambda: any("could not be saved" in line for line in log_lines(app.app_id)), 20)
         filler.unlink()

@@ -226,6 +226,21 @@ def test_a_failed_start_ends_a_new_run_at_once_and_an_old_one_at_the_third_time(
     audit_empty(d)
 
 
+def test_a_failed_start_ends_no_run_while_another_one_has_a_container_that_could_start() -> None:
+    """One of a hundred that a map sent, on a machine that was busy once."""
+    d = dispatcher()
+    for number in (1, 2):
+        d.submit(run(number), 0.0)
+    send = begin(d, "a", number=1)
+    assert d.fail_waiting(F, Status.TIMEOUT, "its import took too long") == []
+    d.result("a", send.lease, None, Status.OK, True, 0.0)
+    (end,) = d.fail_waiting(F, Status.TIMEOUT, "its import took too long")
+    assert isinstance(end, Finish)
+    assert end.work.call == run(2).call
+    d.lost("a", "it has had its last input", 0.0)
+    audit_empty(d)
+
+
 def test_one_chunk_of_a_call_may_end_as_a_time_out_while_the_others_go_on() -> None:
     d = dispatcher()
     for chunk in range(3):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fleet_bench import Bench, turns
 
-from lorry.errors import InvalidError, NotFoundError
+from lorry.errors import InvalidError, NotFoundError, ResourceError, StorageFullError
 from lorry.model.function import CodeRef, FunctionKind, FunctionSpec
 from lorry.model.records import AppState
 from lorry.scheduler.inventory import Inventory
@@ -72,6 +72,24 @@ def test_an_app_ends_with_its_client(tmp_path: Path) -> None:
         await bench.kill_client()
         assert bench.state(app) is AppState.STOPPED
         assert bench.apps.alive() == {}
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("refusal", [StorageFullError("full"), ResourceError("locked")])
+def test_an_app_is_stopped_although_the_database_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    async def refused(*_: Any) -> None:
+        raise refusal
+
+    async def test(bench: AppBench) -> None:
+        app = await bench.deployed()
+        (function,) = bench.store.functions(app)
+        monkeypatch.setattr(bench.store, "set_app", refused)
+        await bench.apps.stop(app, "a person stopped it")
+        assert bench.apps.alive() == {}
+        assert function.number not in bench.switch.dispatcher.queues
 
     run(tmp_path, test)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from fake_peers import FakePeer, memory_file, open_descriptors, reference
 
@@ -16,15 +17,18 @@ from lorry.model.records import AppRecord, AppState, CallKind, Selection, Status
 from lorry.server import journal as module
 from lorry.server.journal import Journal, Outcome, new_call
 from lorry.server.parcels import Broker, Parcel, Spool
+from lorry.store import sqlite
+from lorry.store.interface import Store
 from lorry.store.memory import MemoryStore
+from lorry.store.sqlite import SqliteStore
 from lorry.wire.frames import HEADER_SIZE, MAX_FRAME, MAX_INLINE, Flag, Kind, unpack_selection
 
 CALL = bytes(range(16))
 
 
 class Bench:
-    def __init__(self, folder: Path) -> None:
-        self.store = MemoryStore()
+    def __init__(self, folder: Path, store: Store | None = None) -> None:
+        self.store = store or MemoryStore()
         self.broker = Broker()
         self.clock = ManualClock()
         self.journal = Journal(self.store, Spool(folder, self.broker), self.broker, self.clock)
@@ -199,6 +203,31 @@ def test_a_server_that_stops_does_not_wait_for_a_full_disk_for_ever(
         await bench.record(((0, 1),))
         for task in bench.journal._tasks:
             task.cancel()
+
+    run(main())
+
+
+def test_a_result_is_written_and_delivered_once_nobody_else_keeps_the_database_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_MILLISECONDS", 1)
+    monkeypatch.setattr(module, "FULL_PAUSE", 0.001)
+
+    async def main() -> None:
+        bench = Bench(tmp_path / "spool", SqliteStore.open(tmp_path / "lorry.db", 1.0))
+        await bench.call(CallKind.SPAWN)
+        asking = await _waiting(bench, FakePeer(), None)
+        other = apsw.Connection(str(tmp_path / "lorry.db"))
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(errors.ResourceError, match="locked"):
+            await bench.store.set_app("ap", AppState.DETACHED)
+        bench.journal.record(bench.outcome(((0, 1),)))
+        await asyncio.sleep(0)
+        with pytest.raises(errors.ResourceError, match="locked"):  # behind it, in the writer's order
+            await bench.store.set_app("ap", AppState.DETACHED)
+        other.execute("COMMIT")
+        assert await asking
+        bench.store.close()
 
     run(main())
 

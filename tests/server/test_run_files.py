@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from lorry.errors import NotFoundError
 from lorry.model.function import CodeRef, FunctionKind, FunctionSpec, ResumePolicy
 from lorry.sandbox.interface import Mount
 from lorry.scheduler.inventory import Reservation
+from lorry.server import run_files
 from lorry.server.blueprint import Ingredients, sandbox_spec
 from lorry.server.run_files import INNER, KeptInput, RunFiles, folder_of, safe_name
 from lorry.server.run_report import failure_text, thinned
@@ -64,6 +66,29 @@ def test_an_input_is_kept_once(files: RunFiles, tmp_path: Path, reference: bytes
     else:
         assert payload == b"payload"
     assert sorted(path.name for path in files.path("a/f/ru-1").iterdir()) == ["input", "input.json"]
+
+
+@pytest.mark.parametrize("reference", [None, b"reference"])
+def test_an_input_is_kept_after_a_try_that_ended_half_way(
+    files: RunFiles, tmp_path: Path, reference: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the disk was full, once the server died: the payload lay there, what describes it did not."""
+    large = tmp_path / "large"
+    large.write_bytes(b"payload")
+    keep = "a/f/ru-1", KeptInput(batch=False, reference=reference), large if reference else b"payload"
+    with monkeypatch.context() as full:
+        full.setattr(run_files, "to_json", lambda _kept: "x" * 1000)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                files.keep_input(*keep)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in files.path("a/f/ru-1").iterdir()] == ["input"], "nothing half is left"
+    files.keep_input(*keep)
+    assert sorted(path.name for path in files.path("a/f/ru-1").iterdir()) == ["input", "input.json"]
+    assert (files.path("a/f/ru-1") / "input").read_bytes() == b"payload"
 
 
 def test_an_input_on_another_disk_is_copied(files: RunFiles) -> None:

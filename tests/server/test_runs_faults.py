@@ -20,11 +20,17 @@ from run_orders import Orders, run_of
 from server_home import ServerHome, kill_and_wait, processes_of, wait_until
 
 from lorry.clock import ManualClock
+from lorry.errors import ResourceError, StorageFullError
+from lorry.lifecycle.container import ContainerState
 from lorry.model.function import ResumePolicy
+from lorry.model.records import Status
 from lorry.model.run import RunRecord, RunState
+from lorry.server import runs as runs_module
+from lorry.server.journal import Outcome
+from lorry.server.parcels import Parcel
 from lorry.server.run_files import Progress, RunFiles
 from lorry.server.run_watch import AWAY, LEAST, TIMES, Liveness, RunWatch
-from lorry.server.runs import Attempt, UnderWay
+from lorry.server.runs import Attempt, Runs, UnderWay
 from lorry.store.memory import MemoryStore
 
 POINTS = ["worker.run_begun", "worker.before_head_swap", "worker.after_head_swap"]
@@ -97,6 +103,20 @@ def test_a_run_whose_container_died_with_the_server_waits_and_goes_on(own_server
     assert "while the server was away" in shown["attempt_rows"][0]["reason"]
 
 
+def test_an_attempt_that_has_saved_was_not_in_vain_although_the_worker_died_since(own_server: ServerHome) -> None:
+    with run_by_hand.app.run():
+        call = run_by_hand.obey.spawn()
+        orders = Orders(call.object_id)
+        orders.do("save", step=5)
+        kill_and_wait(own_server.worker_pid())
+        orders.do("pid")
+        orders.wait_for(state="running")
+        orders.give("fail", text="out of luck")  # in each attempt: the first has saved, three more have not
+        with pytest.raises(ValueError, match="out of luck"):
+            call.get(timeout=50)
+        assert orders.wait_for(state="failed")["attempts"] == 4
+
+
 def test_a_cancelled_run_saves_although_the_worker_dies_meanwhile(own_server: ServerHome) -> None:
     """It is told again, just as it comes back to the next worker."""
     with run_by_hand.app.run():
@@ -109,6 +129,7 @@ def test_a_cancelled_run_saves_although_the_worker_dies_meanwhile(own_server: Se
         kill_and_wait(own_server.worker_pid())
         assert orders.show()["phase"] == "saving"
         (orders.folder / "enough").touch()
+        wait_until(lambda: orders.show()["attempt_rows"][0]["ended"], 30)
         shown = orders.wait_for(state="cancelled", phase=None)
     assert shown["head_step"] == 1000
     assert [row["ended"] for row in shown["attempt_rows"]] == ["cancelled"]
@@ -124,6 +145,58 @@ def test_a_run_without_mounts_finds_its_folder(own_server: ServerHome, monkeypat
         orders.give("finish", value="done")
         assert call.get(timeout=60) == "done"
         assert orders.show()["head_step"] == 5
+
+
+def test_the_end_of_a_run_is_written_once_the_disk_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last bytes were just enough for its result."""
+    monkeypatch.setattr(runs_module, "FULL_PAUSE", 0.001)
+    bench = Bench(tmp_path)
+    refusals = iter([StorageFullError("full"), ResourceError("locked")])
+    finish_run = bench.store.finish_run
+
+    async def refused_twice(*end: Any) -> None:
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        await finish_run(*end)
+
+    async def finish() -> None:
+        nothing: Any = None
+        runs = Runs(bench.clock, bench.store, nothing, nothing, nothing, bench.files, False)
+        runs.under_way[bench.live.call, 0] = bench.live
+        outcome = Outcome(bench.live.call, 0, ((0, 1),), Status.OK, Parcel(b""), 0, False)
+        following = runs._recorded(outcome)
+        assert following is not None
+        await following
+        assert not runs.under_way
+
+    monkeypatch.setattr(bench.store, "finish_run", refused_twice)
+    asyncio.run(finish())
+    assert bench.live.over.is_set()
+    assert bench.store.run("ru-1").state is RunState.DONE
+
+
+def test_an_attempt_that_ended_while_the_server_was_away_ended_when_it_last_said_something(tmp_path: Path) -> None:
+    """Days for which the machine was off would make interruptions look rare, and checkpoints with them."""
+
+    bench = Bench(tmp_path)
+    store, clock = bench.store, bench.clock
+    (attempt,) = store.attempts("ru-1")
+    said = bench.files.path("a/f/ru-1") / "progress.json"
+    said.write_text("{}")
+    os.utime(said, (0.0, attempt.started_at + 100.0))
+    clock.advance(3 * 24 * 3600.0)
+
+    async def recover() -> None:
+        nothing: Any = None
+        gone: Any = SimpleNamespace(containers={})
+        runs = Runs(clock, store, nothing, gone, nothing, bench.files, False)
+        runs.recover({"ap-1"})
+        await asyncio.gather(*runs._tasks)
+
+    asyncio.run(recover())
+    (attempt,) = store.attempts("ru-1")
+    assert attempt.ended_at == attempt.started_at + 100.0
+    assert store.run("ru-1").seconds == pytest.approx(100.0)
 
 
 # Hangs
@@ -189,15 +262,19 @@ class Bench:
         policy_ = ResumePolicy(**policy)
         deadline = None if policy_.deadline is None else self.clock.monotonic() + policy_.deadline
         self.live = UnderWay(run.call, 0, 1, deadline, policy_)
-        runs: Any = SimpleNamespace(
+        self.runs: Any = SimpleNamespace(
             attempts={"ct-1": attempt},
             under_way={(run.call, 0): self.live},
             files=self.files,
             attempt_at=lambda _run: attempt,
-            end=lambda _live, status, text: self.ended.append(f"{status.name} {text}"),
         )
-        fleet: Any = SimpleNamespace(kill=lambda name, why, *, guilty: self.killed.append((name, why, guilty)))
-        self.watch = RunWatch(self.clock, self.store, fleet, runs)
+        self.container = SimpleNamespace(state=ContainerState.READY)
+        fleet: Any = SimpleNamespace(
+            containers={"ct-1": self.container},
+            kill=lambda name, why, *, guilty: self.killed.append((name, why, guilty)),
+            stop=lambda name, why: self.ended.append(f"{name} {why}"),
+        )
+        self.watch = RunWatch(self.clock, self.store, fleet, self.runs)
 
     async def _begin(self) -> RunRecord:
         record = RunRecord(
@@ -289,8 +366,23 @@ def test_a_deadline_ends_the_run_once_and_a_clock_that_jumps_does_not(tmp_path: 
     bench.clock.offset += 1e6
     bench.look(3598.0)
     assert bench.ended == []
+    bench.container.state = ContainerState.LOST_CONTACT
     bench.look(1.0)
+    assert bench.ended == [], "it comes back, and can save then"
+    bench.container.state = ContainerState.READY
+    bench.look(1.0)
+    bench.look(1.0)
+    assert bench.ended == ["ct-1 the run's deadline is over"]
+    assert bench.live.overdue, "its input ends with its attempt"
+
+
+def test_a_run_that_waits_when_its_deadline_is_over_ends_at_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, deadline=3600.0)
+    switch: Any = SimpleNamespace(cancel=lambda _call, _target, text, **_: bench.ended.append(text))
+    nothing: Any = None
+    runs = Runs(bench.clock, bench.store, switch, nothing, nothing, bench.files, isolated=True)
+    bench.runs.attempt_at, bench.runs.end_overdue = lambda _run: None, runs.end_overdue
+    bench.look(3601.0)
     bench.look(1.0)
     (text,) = bench.ended
-    assert text.startswith("TIMEOUT the run's deadline of 1 h is over at step 0. It has no checkpoint; `lorry runs")
-    assert bench.store.run("ru-1").state is RunState.RUNNING, "its input ends first"
+    assert text.startswith("the run's deadline of 1 h is over at step 0. It has no checkpoint; `lorry runs resume ru-1")

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +81,8 @@ def test_slices_follow_each_other_and_each_goes_on_from_the_last(home: ServerHom
     assert [row["ended"] for row in shown["attempt_rows"]] == ["continue", None]
     assert (shown["slices"], shown["interruptions"]) == (1, 0)
     assert shown["attempt_rows"][0]["last_step"] == 1000
+    assert shown["attempt_rows"][0]["reason"] == "a person stopped it"
+    assert shown["error"] == ""
     orders.give("finish", value=None)
     call.get()
 
@@ -246,7 +249,8 @@ def test_curves_and_checkpoints_come_from_what_training_wrote(shared_run: Orders
         file.write('nonsense\n[1]\n{"step": "x"}\n' + "[" * 10_000 + '\n{"step": 30, "cut')
     shown = ask("run_show", run=shared_run.run_id, points=5)
     assert [row["step"] for row in shown["metrics"]] == [0, 7, 14, 21, 29]
-    assert shown["checkpoints"][-1] == {
+    (noted,) = [row for row in shown["checkpoints"] if row["manifest"] == "m"]
+    assert noted == {
         "step": 29,
         "created_at": 2.0,
         "stall": 0.1,
@@ -257,6 +261,20 @@ def test_curves_and_checkpoints_come_from_what_training_wrote(shared_run: Orders
     }
     (listed,) = [run for run in ask("run_list")["runs"] if run["run_id"] == shared_run.run_id]
     assert listed["metrics"]["step"] == 29
+
+
+def test_the_newest_checkpoint_is_seen_before_training_has_noted_it(shared_run: Orders) -> None:
+    manifest = shared_run.do("save", step=40, content="four")
+    (row,) = [row for row in shared_run.show()["checkpoints"] if row["manifest"] == manifest]
+    assert row.pop("created_at") == pytest.approx(time.time(), abs=30)
+    unknown = {"persist": None, "new_bytes": None}
+    assert row == {"step": 40, "stall": 0.0, "total_bytes": 4, "manifest": manifest, **unknown}
+    next(shared_run.folder.glob(f"m/40-{manifest}.json")).unlink()
+    (row,) = [row for row in shared_run.show()["checkpoints"] if row["manifest"] == manifest]
+    assert row == dict.fromkeys(row) | {"step": 40, "manifest": manifest}
+    shared_run.do("save", step=41)
+    shared_run.do("note", step=41, time=2.0, checkpoint={"step": 41, "manifest": shared_run.do("save", step=41)})
+    assert [row["step"] for row in shared_run.show()["checkpoints"]].count(41) == 1
 
 
 @pytest.mark.parametrize("thing", ["link", "fifo", "folder", "nonsense", "huge", "deep"])
@@ -300,13 +318,41 @@ def test_a_deadline_lets_the_attempt_save_and_its_checkpoint_stays() -> None:
     orders = Orders(call.object_id)
     orders.do("save", step=7)
     with pytest.raises(
-        exception.FunctionTimeoutError, match=r"deadline of 2 s is over at step 7.*lorry runs resume ru-"
+        exception.FunctionTimeoutError,
+        match=r"deadline of 2 s is over at step 1,000. Its checkpoint of step 1,000 is kept: lorry runs resume ru-",
     ):
         call.get(timeout=30)
-    wait_until(lambda: orders.show()["attempt_rows"][0]["ended"], 20)
     shown = orders.show()
-    assert (shown["state"], shown["head_step"]) == ("failed", 1000)
+    assert (shown["state"], shown["head_step"], shown["attempts"], shown["slices"]) == ("failed", 1000, 1, 0)
     assert "deadline" in shown["error"]
+    (attempt,) = shown["attempt_rows"]
+    assert (attempt["ended"], attempt["reason"]) == ("cancelled", "the run's deadline is over")
+
+
+def test_a_deadline_that_no_attempt_can_save_before_names_what_there_is(home: ServerHome) -> None:
+    call = run_by_hand.obey_until.spawn()
+    orders = Orders(call.object_id)
+    orders.do("save", step=7)
+    orders.give("dawdle")  # until it is killed, five seconds after the deadline
+    with pytest.raises(exception.FunctionTimeoutError, match=r"is over at step 7\. Its checkpoint of step 7 is kept"):
+        call.get(timeout=30)
+    assert orders.show()["attempt_rows"][0]["ended"] == "killed"
+
+
+def test_a_run_that_ends_by_itself_within_the_grace_after_its_deadline_is_done() -> None:
+    call = run_by_hand.obey_until.spawn()
+    orders = Orders(call.object_id)
+    orders.give("dawdle")
+    orders.give("finish", value=3)
+    (attempt,) = orders.show()["attempt_rows"]
+    stopping = attempt["container_id"], "stopping"
+    wait_until(
+        lambda: stopping in [(row["container_id"], row["state"]) for row in ask("container_list")["containers"]], 20
+    )
+    (orders.folder / "enough").touch()
+    assert call.get(timeout=30) == 3
+    shown = orders.wait_for(state="done")
+    assert (shown["error"], shown["attempts"], shown["attempt_rows"][0]["ended"]) == ("", 1, "finished")
 
 
 def test_other_functions_have_no_run() -> None:

@@ -84,13 +84,14 @@ def test_interruptions_slices_and_the_last_error_are_counted(store: Store) -> No
         (AttemptEnd.KILLED, "it died"),
         (AttemptEnd.CONTINUE, ""),
         (AttemptEnd.ERROR, "ValueError"),
-        (AttemptEnd.CONTINUE, ""),
+        (AttemptEnd.CONTINUE, "a person stopped it"),
     ]
     for number, (ended, reason) in enumerate(ends):
         wait(store.begin_run, run(), f"ct-{number}", 200.0)
         assert end(store, f"ct-{number}", ended, reason)
     found = store.run("ru-1")
     assert (found.attempts, found.interruptions, found.slices, found.error) == (4, 2, 2, "ValueError")
+    assert store.attempts("ru-1")[-1].reason == "a person stopped it"
 
 
 def test_the_end_of_the_input_is_the_end_of_the_run(store: Store) -> None:

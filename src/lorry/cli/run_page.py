@@ -20,7 +20,6 @@ SPANS = 50
 SIDE_BY_SIDE = 70
 """Columns from which on the two curves have room beside each other."""
 GAP = 3
-ENDINGS = {None: "goes on", "continue": "slice over"}
 
 
 def page(run: Info, *, columns: int, drawn: bool, now: float, last: int = LAST) -> list[str]:
@@ -122,16 +121,24 @@ def _attempts(run: Info, last: int, now: float) -> list[str]:
         seconds = (row["ended_at"] or now) - row["started_at"]
         final = row["last_step"] if row["ended_at"] else run_words.step(run)
         place = f"{row['first_step'] or 0:,}" + ("" if final is None else f"-{final:,}")
-        ended = ENDINGS.get(row["ended"], row["ended"])
         began = units.ago(row["started_at"], now)
-        lines.append([str(row["token"]), began, units.about(seconds), place, ended, _last_line(row["reason"])])
+        lines.append(
+            [str(row["token"]), began, units.about(seconds), place, _ending(row), run_words.last_line(row["reason"])]
+        )
     return _table(lines, len(rows) - last if last == LAST else 0)
+
+
+def _ending(row: Info) -> str:
+    if row["ended"] == "continue":
+        return "stopped" if row["reason"] else "slice over"
+    return row["ended"] or "goes on"
 
 
 def _checkpoints(rows: Sequence[dict[str, Any]], last: int, now: float) -> list[str]:
     lines = [["CHECKPOINT", "SAVED", "SIZE", "NEW", "STALL", "DURABLE AFTER"]]
     for row in rows[-last:]:
         sizes = [_said(units.size, row[key]) for key in ("total_bytes", "new_bytes")]
+        sizes = [run_words.MANIFEST_ONLY, ""] if row["total_bytes"] == 0 else sizes
         times = [_said(units.short_duration, row[key]) for key in ("stall", "persist")]
         saved = _said(lambda moment: units.ago(moment, now), row["created_at"])
         lines.append([_said("step {:,}".format, row["step"]), saved, *sizes, *times])
@@ -147,14 +154,12 @@ def _table(lines: list[list[str]], earlier: int) -> list[str]:
     return [*tables.aligned(lines), *more] if len(lines) > 1 else []
 
 
-def _last_line(text: str) -> str:
-    """Of a traceback it says what happened."""
-    return text.rstrip().rpartition("\n")[2]
-
-
 def _error(run: Info) -> list[str]:
-    """Of a run that goes on it is that of an attempt before."""
+    """Of a run that goes on it is that of an attempt before, or what had ended it when it was resumed."""
     if not run["error"] or run["state"] == "done":
         return []
-    over = run["state"] == "failed"
-    return [*([] if over else ["an attempt before this one failed:"]), *run["error"].rstrip("\n").splitlines()]
+    lines: list[str] = run["error"].rstrip("\n").splitlines()
+    if run["state"] not in run_words.ACTIVE:
+        return lines
+    failed = any(row["reason"] == run["error"] for row in run["attempt_rows"])
+    return ["an attempt before this one failed:" if failed else "before it was resumed:", *lines]

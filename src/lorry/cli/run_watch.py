@@ -47,6 +47,8 @@ class RunLines:
         self._lines: dict[str, RunLine] = {}
         self._said: dict[str, float] = {}
         """When something was last said of a run."""
+        self._interruptions: dict[str, int] = {}
+        """Of each run, those that were said."""
         self.runs: list[Info] = []
         """As the last look found them, the active ones and those that have ended."""
 
@@ -83,9 +85,14 @@ class RunLines:
             self._said[run_id] = now
             begins = f"goes on, attempt {info['attempts']}" if info["attempts"] > 1 else "begins"
             self._display.note(f"{info['function']}: run {run_id} {begins}")
+        elif info["interruptions"] > self._interruptions[run_id]:
+            self._said[run_id] = now
+            why = run_words.last_line(info["error"] or "nobody knows why")
+            self._display.note(f"{info['function']}: run {run_id} was interrupted and goes on: {why}")
         elif not isinstance(self._display, LiveDisplay) and now - self._said[run_id] >= PLAIN_PERIOD:
             self._said[run_id] = now
             self._display.note(run_words.pipe_line(info))
+        self._interruptions[run_id] = info["interruptions"]
 
     def _draw(self, runs: list[Info]) -> None:
         if not isinstance(self._display, LiveDisplay):

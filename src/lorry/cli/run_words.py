@@ -16,6 +16,8 @@ LARGEST = 1 << 63
 """Of whole numbers: others are no floats any more."""
 BAR = 24
 SHORTEST_BAR = 8
+MANIFEST_ONLY = "manifest only"
+"""In place of the size of a checkpoint without tensors, arrays and bytes: numbers and texts lie in its manifest."""
 PREFIX = len("ru-") + 8
 """Of a run's id, on a terminal. Commands take any prefix that is unique."""
 
@@ -118,8 +120,13 @@ def doing(info: Info) -> str:
     """What keeps it from training now; empty while it trains."""
     if info["state"] == "waiting":
         return "waits for a container"
-    words = {"restoring": "loads its checkpoint", "saving": "saves", "waiting": "waits for data"}
+    words = {"restoring": "loads its checkpoint", "saving": "saves", "waiting": "outside of steps"}
     return words.get(info["phase"], "") if is_active(info) else str(info["state"])
+
+
+def last_line(text: str) -> str:
+    """Of a traceback it says what happened."""
+    return text.rstrip().rpartition("\n")[2]
 
 
 # Lines

@@ -115,7 +115,7 @@ def verify(run: RunId, as_json: tables.AsJson = False) -> int:
     rows = asking.act("run_verify", run=find(run)["run_id"])["checkpoints"]
     columns: list[tables.Column] = [
         ("CHECKPOINT", lambda row: f"step {row['step']:,}"),
-        ("SIZE", lambda row: units.size(row["bytes"])),
+        ("SIZE", lambda row: units.size(row["bytes"]) if row["bytes"] or row["damaged"] else run_words.MANIFEST_ONLY),
         ("MANIFEST", lambda row: row["manifest"][:12]),
         ("STATE", _wholeness),
     ]

@@ -365,10 +365,10 @@ class Dispatcher:
         return effects
 
     def fail_waiting(self, target: int, status: Status, text: str) -> list[Effect]:
-        """Containers of this function cannot start: everything that waits ends so. Unless there are others
-        that take inputs, or may come back: then it waits for those."""
+        """Containers of this function cannot start: everything that waits ends so. Unless there are others that
+        did: then it waits for those."""
         queue = self.queues[target]
-        if queue.missing or any(slot.serving for slot in queue.slots.values()):
+        if queue.starts:
             return []
         works = [*queue.pending, *(work for _, _, work in queue.delayed if work.due is not None)]
         effects: list[Effect] = []

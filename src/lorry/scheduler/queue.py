@@ -87,6 +87,12 @@ class Queue:
         return KILL_GRACE if self.resumable is None else self.resumable.grace
 
     @property
+    def starts(self) -> bool:
+        """There are containers that take inputs, or may come back, or work on a run, which is all that they take."""
+        runs = self.resumable is not None
+        return bool(self.missing) or any(slot.serving or (runs and slot.leases) for slot in self.slots.values())
+
+    @property
     def waiting(self) -> int:
         """Inputs."""
         return self.pending.inputs

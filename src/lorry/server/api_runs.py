@@ -22,7 +22,7 @@ from lorry.server.frontend import Method, Session
 from lorry.server.journal import Journal, new_call
 from lorry.server.parcels import Broker, Parcel
 from lorry.server.provision import Provision
-from lorry.server.run_checkpoints import verify
+from lorry.server.run_checkpoints import described, verify
 from lorry.server.runs import Runs
 from lorry.server.switch import Switch
 from lorry.store.interface import Store
@@ -87,12 +87,20 @@ class RunApi:
     async def run_show(self, _session: Session, params: dict[str, Any], _number: int) -> Any:
         """{run, points} → the run, with {attempt_rows, checkpoints, metrics}: its rows, thinned to so many points."""
         run = self._found(params["run"])
-        points = params.get("points", POINTS)
         (newest,) = await self._infos([run])
-        content = await asyncio.to_thread(self._runs.files.tail, run.folder, "metrics.jsonl", run_report.MOST_METRICS)
-        curves = await asyncio.to_thread(run_report.history, content, points)
+        history = await asyncio.to_thread(self._history, run, params.get("points", POINTS))
         attempts = run_report.attempt_rows(self._store.attempts(run.run_id))
-        return {**newest, "attempt_rows": attempts, **curves}
+        return {**newest, "attempt_rows": attempts, **history}
+
+    def _history(self, run: RunRecord, points: int) -> dict[str, Any]:
+        """Training notes a checkpoint at the step after it, and may be killed before: the newest is here all the
+        same."""
+        files, head = self._runs.files, run.head_manifest
+        found = run_report.history(files.tail(run.folder, "metrics.jsonl", run_report.MOST_METRICS), points)
+        noted = found["checkpoints"]
+        if head is not None and all(row["manifest"] != head for row in noted):
+            noted.append(described(files, run.folder, head, run.head_step or 0))
+        return found
 
     async def _infos(self, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         attempted = {attempt.run_id for attempt in self._runs.attempts.values()}
@@ -150,8 +158,10 @@ class RunApi:
         if attempt is not None and run.state in RESUMABLE:  # it was asked to end, and saves
             await attempt.over.wait()
             run = self._store.run(run.run_id)
-        if run.state not in RESUMABLE or run.run_id in self._resuming:
+        if run.state not in RESUMABLE:
             raise errors.InvalidError(f"{run.run_id} is {run.state.value}: only one that has failed or was cancelled")
+        if run.run_id in self._resuming:
+            raise errors.InvalidError(f"{run.run_id} is being resumed already")
         self._resuming.add(run.run_id)
         try:
             record = await asyncio.shield(self._resume(run))
@@ -189,30 +199,21 @@ class RunApi:
         return number
 
     async def _submit(self, run: RunRecord, app: AppRecord, number: int, parcel: Parcel, *, batch: bool) -> CallRecord:
-        """The run's row first: an input whose run is not known would begin a new one. A crash before the call is there
-        leaves a run without a call, which is failed, and can be resumed."""
+        """The run's row first: an input whose run is not known would begin a new one. A crash before the call is there,
+        at once with its input, leaves a run without a call, which is failed, and can be resumed."""
         call, now = os.urandom(CALL_BYTES), self._clock.wall()
         record = new_call(call, app.app_id, number, CallKind.MAP if batch else CallKind.SPAWN, now, None, True)
         if not await self._store.resume_run(run.run_id, app.app_id, number, call, now):
             raise errors.InvalidError(f"{run.run_id} was resumed by somebody else")
         try:
-            await self._accept(record, parcel)
-        except errors.StorageFullError:
-            with contextlib.suppress(errors.StorageFullError):  # else the next start of the server does it
-                await self._journal.cancel(call)
+            await self._journal.accept_spawn(record, parcel)
+        except errors.ResourceError:  # no room on the disk
+            with contextlib.suppress(errors.ResourceError):  # else the next start of the server does it
                 await self._store.finish_run(call, 0, run.state, now, run.error)
             raise
         self._runs.resumed(self._store.run(run.run_id))
         self._switch.submit(Work(call=call, target=number, journaled=True, batch=batch), None)
         return record
-
-    async def _accept(self, record: CallRecord, parcel: Parcel) -> None:
-        if record.kind is CallKind.SPAWN:
-            await self._journal.accept_spawn(record, parcel)
-            return
-        await self._journal.open_call(record)
-        await self._journal.accept_chunk(record.call, 0, 1, parcel)
-        await self._journal.close_call(record.call)
 
 
 def _container(session: Session) -> Container:

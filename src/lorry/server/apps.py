@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from lorry.clock import Clock
-from lorry.errors import InvalidError, NotFoundError, StorageFullError
+from lorry.errors import InvalidError, NotFoundError, ResourceError
 from lorry.ids import new_id
 from lorry.lifecycle.deployment import AppEvent, app_machine
 from lorry.lifecycle.machine import Machine
@@ -233,12 +233,12 @@ class Apps:
         if app_id not in self._alive or self._move(app_id, event).state is not AppState.STOPPED:
             return
         self._unwatch(app_id)
-        with contextlib.suppress(StorageFullError):  # then it stops all the same; a restart stops it again
+        with contextlib.suppress(ResourceError):  # then it stops all the same; a restart stops it again
             await self._store.set_app(app_id, AppState.STOPPED, self._clock.wall())
         numbers = [function.number for function in self._store.functions(app_id)]
         calls = self._store.calls(app_id, limit=1_000_000)
         unfinished = [call.call for call in calls if call.state in (CallState.OPEN, CallState.CLOSED)]
-        with contextlib.suppress(StorageFullError):
+        with contextlib.suppress(ResourceError):
             await asyncio.gather(*map(self._journal.cancel, unfinished))
         for number in numbers:
             self._scaler.apps.pop(number, None)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lorry.clock import Clock
 from lorry.lifecycle.container import ContainerEvent, ContainerState
+from lorry.model.function import SLICED_START, FunctionSpec
 from lorry.model.records import Status
 from lorry.server.container import Container
 from lorry.server.switch import Switch
@@ -52,11 +53,7 @@ class Boots:
     def _overdue(self, container: Container) -> None:
         if container.state is not ContainerState.BOOTING:
             return
-        limit = container.spec.effective_startup_timeout
-        text = (
-            f"FunctionTimeoutError: importing the code and running @enter took longer than {limit:g} s "
-            "(startup_timeout, by default the function's timeout)"
-        )
+        text = f"FunctionTimeoutError: {too_slow(container.spec)}"
         self._failed(container, text)
         self._fail_waiting(container, Status.TIMEOUT, text)
         self._kill(container.container_id, text)
@@ -82,3 +79,11 @@ class Boots:
 
     def _fail_waiting(self, container: Container, status: Status, text: str) -> None:
         self._switch.perform(self._switch.dispatcher.fail_waiting(container.target, status, text))
+
+
+def too_slow(spec: FunctionSpec) -> str:
+    """Of a start that took longer than it may."""
+    what, default = "importing the code and running @enter", "the function's timeout"
+    if spec.resumable is not None:
+        what, default = "importing the code", f"the timeout of a slice, but at least {SLICED_START:g} s"
+    return f"{what} took longer than {spec.effective_startup_timeout:g} s (startup_timeout, by default {default})"

@@ -51,6 +51,8 @@ class Fleet:
         self.memory = MemoryGrowth(services.machine_mib)
         self.changed: Callable[[int], None] = lambda _target: None
         self.on_freed: Callable[[], None] = lambda: None
+        self.adopted: Callable[[str], None] = lambda _container: None
+        """A container of an earlier life of the server is back, with its inputs."""
         services.folder.mkdir(parents=True, exist_ok=True)
         services.notes.mkdir(mode=0o700, exist_ok=True)
 
@@ -178,7 +180,7 @@ class Fleet:
         """Then its note has done its duty."""
         if faults.armed:
             faults.point("worker.before_container_row")
-        with contextlib.suppress(errors.StorageFullError):
+        with contextlib.suppress(errors.ResourceError):
             await self._s.store.put_container(container.record())
             (self._s.notes / container.container_id).unlink(missing_ok=True)
 
@@ -359,7 +361,7 @@ class Fleet:
         self._announce(container)
         self.on_freed()  # first: whoever waited for its place is before its own function
         self.changed(container.target)
-        with contextlib.suppress(errors.StorageFullError):
+        with contextlib.suppress(errors.ResourceError):
             await asyncio.gather(usage, gone)
         if container.process is not None:
             container.process.close()
@@ -426,6 +428,7 @@ class Fleet:
             0 if limited else None,
         )
         self._s.switch.perform(effects)
+        self.adopted(container.container_id)
         self.changed(container.target)
 
     def forget_function(self, target: int) -> None:
@@ -469,5 +472,5 @@ class Fleet:
 
 async def _quietly(write: Awaitable[Any]) -> None:
     """A row that explains: losing it on a full disk must not stop work."""
-    with contextlib.suppress(errors.StorageFullError):
+    with contextlib.suppress(errors.ResourceError):
         await write

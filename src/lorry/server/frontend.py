@@ -249,7 +249,7 @@ class Frontend:
             self._broker.let_go(parcel, header)
         peer.send(pack(Kind.CHUNK_ACK, number=chunk, call=call))
         if work is not None and not self._switch.takes(work):
-            with contextlib.suppress(errors.StorageFullError):
+            with contextlib.suppress(errors.ResourceError):
                 await self._journal.cancel(call)
         elif work is not None:
             keep = parcel.segment is None and self._switch.queue_is_short(work.target)

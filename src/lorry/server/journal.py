@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lorry import faults
 from lorry.clock import Clock
-from lorry.errors import CallCancelledError, Error, NotFoundError, OutputExpiredError, StorageFullError
+from lorry.errors import CallCancelledError, Error, NotFoundError, OutputExpiredError, ResourceError, StorageFullError
 from lorry.model import selection as sel
 from lorry.model.records import CallKind, CallRecord, CallState, ChunkRecord, ResultRecord, Selection, Status
 from lorry.scheduler.queue import MOST_RANGES
@@ -25,7 +25,7 @@ from lorry.wire.frames import MAX_RANGES, Flag, Kind, pack, pack_selection
 SETTLE = 10.0
 """Seconds that a server which stops waits for its last results to be on disk."""
 FULL_PAUSE = 1.0
-"""Seconds between two tries to write a result to a full disk."""
+"""Seconds between two tries to write a result that was refused."""
 
 
 class Outcome(NamedTuple):
@@ -120,14 +120,14 @@ class Journal:
             self._broker.let_go(outcome.parcel, outcome)
 
     async def _written(self, outcome: Outcome) -> bool:
-        """False when the disk is full: the result waits in memory and is tried again; its input is acknowledged
-        work."""
+        """False when the disk is full, or somebody else keeps the database locked: the result waits in memory and is
+        tried again; its input is acknowledged work."""
         try:
             payload = await self._durable(outcome.call, outcome.parcel)
             if faults.armed:
                 faults.point("worker.before_result_commit")
             accepted = await self._store.record_results([self._row(outcome, payload)])
-        except StorageFullError:
+        except ResourceError:
             return False
         if faults.armed:
             faults.point("worker.after_result_commit")

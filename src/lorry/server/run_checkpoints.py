@@ -69,6 +69,16 @@ def _missing(files: RunFiles, folder: str, chunk: Chunk) -> str:
     return ""
 
 
+def described(files: RunFiles, folder: str, manifest_id: str, step: int) -> dict[str, Any]:
+    """A committed checkpoint as `run_report.history` has them, by its manifest alone: None is what nobody has noted."""
+    row = dict.fromkeys(("created_at", "stall", "persist", "total_bytes", "new_bytes"))
+    with contextlib.suppress(CorruptCheckpointError):
+        manifest = _load(files, folder, manifest_id, step)
+        size = sum(chunk.size for entry in manifest.entries for chunk in entry.chunks)
+        row |= {"created_at": manifest.created_at, "stall": manifest.stall_seconds, "total_bytes": size}
+    return row | {"step": step, "manifest": manifest_id}
+
+
 def verify(files: RunFiles, folder: str, wanted: Callable[[], bool] = lambda: True) -> list[dict[str, Any]]:
     """Read and hash all checkpoints, the newest first: {"manifest", "step", "bytes", "damaged": [file…]}. It ends
     early, with what it has, once the answer is not `wanted` any more."""

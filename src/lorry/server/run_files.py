@@ -130,6 +130,12 @@ class RunFiles:
         sane = all(map(math.isfinite, numbers)) and 0 <= found.step < 2**63 and len(found.phase) < 32
         return found if sane and min(found.q99, found.seconds_per_step) >= 0 and _fits(found.total) else None
 
+    def said_at(self, folder: str) -> float:
+        """When an attempt last said something of itself, by the wall clock; 0 if it never has."""
+        with contextlib.suppress(FileNotFoundError), self.opened(folder, "progress.json") as descriptor:
+            return os.fstat(descriptor).st_mtime
+        return 0.0
+
     # The input, for `lorry runs resume`
 
     def keep_input(self, folder: str, kept: KeptInput, payload: bytes | Path) -> None:
@@ -138,14 +144,8 @@ class RunFiles:
         with open_folder(self._root, _parts(folder)) as descriptor:
             if "input.json" in os.listdir(descriptor):
                 return
-            temporary = temporary_name()
-            if isinstance(payload, Path):
-                _link(payload, temporary, descriptor)
-            else:
-                _write(descriptor, temporary, io.BytesIO(payload))
-            os.rename(temporary, "input", src_dir_fd=descriptor, dst_dir_fd=descriptor)
-            _write(descriptor, temporary, io.BytesIO(to_json(kept).encode()))
-            os.rename(temporary, "input.json", src_dir_fd=descriptor, dst_dir_fd=descriptor)
+            _put(descriptor, "input", payload)
+            _put(descriptor, "input.json", to_json(kept).encode())
             os.fsync(descriptor)
 
     def kept_input(self, folder: str) -> tuple[KeptInput, bytes | int]:
@@ -217,6 +217,19 @@ def _names(folder: Path) -> list[str]:
 
 def _fits(number: int | None) -> bool:
     return number is None or 0 <= number < 2**63
+
+
+def _put(folder: int, name: str, content: bytes | Path) -> None:
+    temporary = temporary_name()
+    try:
+        if isinstance(content, Path):
+            _link(content, temporary, folder)
+        else:
+            _write(folder, temporary, io.BytesIO(content))
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:  # the disk was full, or `name` is a link to the same file already: then rename(2) leaves both
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
 
 
 def _link(source: Path, name: str, folder: int) -> None:

@@ -113,6 +113,20 @@ def _rows(content: bytes) -> list[dict[str, Any]]:
     return found
 
 
+def kept(run: RunRecord) -> str:
+    """For whoever reads that it has ended."""
+    if run.head_step is None:
+        return f"It has no checkpoint; `lorry runs resume {run.run_id}` starts it again"
+    return f"Its checkpoint of step {run.head_step:,} is kept: lorry runs resume {run.run_id}"
+
+
+def span(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:g} s"
+
+
 def failure_text(payload: bytes) -> str:
     """A failed result as a person reads it: a traceback, or the platform's own sentence."""
     try:

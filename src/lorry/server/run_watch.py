@@ -6,10 +6,10 @@ import asyncio
 import traceback
 
 from lorry.clock import Clock
-from lorry.model.records import Status
+from lorry.lifecycle.container import ContainerState
 from lorry.server.fleet import Fleet
 from lorry.server.run_files import Progress
-from lorry.server.runs import Attempt, Runs, UnderWay, kept
+from lorry.server.runs import Attempt, Runs, UnderWay
 from lorry.store.interface import Store
 
 POLL = 1.0
@@ -107,15 +107,11 @@ class RunWatch:
         if run is None:  # its first attempt is being written down, or could not be: the disk is full
             return
         attempt = self._runs.attempt_at(run.run_id)
-        step = max(run.head_step or 0, (attempt.last_step if attempt else None) or 0)
-        assert live.policy.deadline is not None
-        text = f"the run's deadline of {_span(live.policy.deadline)} is over at step {step:,}. {kept(run)}"
-        live.deadline = None
-        self._runs.end(live, Status.TIMEOUT, text)
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:g} s"
+        if attempt is None:
+            live.deadline = None
+            self._runs.end_overdue(live)
+            return
+        container = self._fleet.containers.get(attempt.container_id)
+        if container is not None and container.state is not ContainerState.LOST_CONTACT:  # else it may come back
+            live.deadline, live.overdue = None, True
+            self._fleet.stop(attempt.container_id, "the run's deadline is over")

@@ -26,12 +26,12 @@ from lorry.scheduler.dispatch import Key
 from lorry.scheduler.work import Work
 from lorry.server.container import Container
 from lorry.server.fleet import Fleet
-from lorry.server.journal import Journal, Outcome
+from lorry.server.journal import FULL_PAUSE, Journal, Outcome
 from lorry.server.parcels import Parcel, Spool
 from lorry.server.run_checkpoints import check_commit
 from lorry.server.run_files import INNER, KeptInput, Progress, RunFiles, folder_of
-from lorry.server.run_report import failure_text
-from lorry.server.switch import Switch
+from lorry.server.run_report import failure_text, kept, span
+from lorry.server.switch import LAST_INPUT, Switch
 from lorry.storage.atomic import full_disk_named
 from lorry.store.interface import Store
 from lorry.wire.codec import from_json
@@ -84,6 +84,8 @@ class UnderWay:
     deadline: float | None
     """Monotonic; worked out once, when the run is begun or found: a clock that is set meanwhile moves nothing."""
     policy: ResumePolicy
+    overdue: bool = False
+    """Its deadline is over, and its attempt was asked to save: it ends with that."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when its end is on disk."""
 
@@ -109,6 +111,7 @@ class Runs:
     def follow(self, journal: Journal) -> None:
         """Hear of every attempt's and every input's end."""
         self._switch.attempt_over = self._attempt_over
+        self._fleet.adopted = self._adopted
         journal.recorded = self._recorded
 
     # An attempt begins
@@ -229,8 +232,17 @@ class Runs:
         attempt = self.attempts.get(container)
         if attempt is not None:
             ended = _ENDS.get(status, AttemptEnd.ERROR)
-            said = failure_text(_head_of(payload)) if ended in (AttemptEnd.ERROR, AttemptEnd.TIMEOUT) else ""
+            said = failure_text(_head_of(payload)) if ended not in (AttemptEnd.FINISHED, AttemptEnd.CANCELLED) else ""
+            if ended is AttemptEnd.CONTINUE:
+                said = self._why_stopped(container, said)
             self._end(attempt, ended, said)
+
+    def _why_stopped(self, container: str, said: str) -> str:
+        """Before its slice was over; empty if it was. `said`: its YieldSlice."""
+        found = self._fleet.containers.get(container)
+        if found is not None and found.reason not in ("", LAST_INPUT):
+            return found.reason
+        return "its process was asked to end (SIGTERM)" if said.endswith(": drain") else ""
 
     async def _await_death(self, attempt: Attempt, container: Container) -> None:
         await container.gone.wait()
@@ -240,20 +252,42 @@ class Runs:
     def _end(self, attempt: Attempt, ended: AttemptEnd, reason: str) -> None:
         """Submitted at once: before the next attempt's beginning."""
         del self.attempts[attempt.container_id]
+        live = self.under_way.get(attempt.key)
+        overdue = live is not None and live.overdue
+        if overdue and ended is AttemptEnd.CONTINUE:
+            ended = AttemptEnd.CANCELLED  # there is no next slice
         wall, seconds = self._clock.wall(), self._clock.monotonic() - attempt.began
         writing = self._store.end_attempt(
             attempt.run_id, attempt.container_id, wall, ended, reason, attempt.last_step, seconds
         )
         self._spawn(_told(writing, attempt.over))
+        if live is not None and overdue:
+            self.end_overdue(live, attempt.last_step)
+
+    def end_overdue(self, live: UnderWay, last_step: int | None = None) -> None:
+        """Its deadline is over, and nobody works on it any more. `last_step`: of its last attempt."""
+        run = self._store.run_of(live.call, live.chunk)
+        assert run is not None
+        assert live.policy.deadline is not None
+        step = max(run.head_step or 0, last_step or 0)
+        text = f"the run's deadline of {span(live.policy.deadline)} is over at step {step:,}. {kept(run)}"
+        self.end(live, Status.TIMEOUT, text)
 
     def _recorded(self, outcome: Outcome) -> Awaitable[None] | None:
         """An input has its outcome, on disk. If it is a run, what is to be awaited before anybody is told."""
-        live = self.under_way.pop((outcome.call, outcome.chunk), None)
+        live = self.under_way.get((outcome.call, outcome.chunk))
         if live is None:
             return None
         state = _STATES.get(outcome.status, RunState.FAILED)
         text = "" if state is RunState.DONE else failure_text(_head_of(outcome.parcel))
-        return _told(self._store.finish_run(live.call, live.chunk, state, self._clock.wall(), text), live.over)
+        return self._finish(live, state, self._clock.wall(), text)
+
+    async def _finish(self, live: UnderWay, *end: Any) -> None:
+        """However long it takes: a run that is under way in the books can neither be cancelled nor resumed."""
+        while not await _quietly(self._store.finish_run(live.call, live.chunk, *end)):
+            await asyncio.sleep(FULL_PAUSE)
+        del self.under_way[live.call, live.chunk]
+        live.over.set()
 
     def end(self, live: UnderWay, status: Status, text: str) -> None:
         """Its input ends so, now. An attempt is asked to save, and killed after the function's grace."""
@@ -279,14 +313,22 @@ class Runs:
             container = self._fleet.containers.get(attempt.container_id)
             run = self._store.run(attempt.run_id)
             if container is not None and run.run_id not in finished:
-                self._watch(run, container, attempt.token)
+                watched = self._watch(run, container, attempt.token)
+                watched.committed = run.head_step if run.head_token == attempt.token else None
                 continue
             ended, reason = AttemptEnd.KILLED, "its container ended while the server was away"
             if run.run_id in finished:
                 ended, reason = AttemptEnd.FINISHED, ""
-            seconds = max(0.0, self._clock.wall() - attempt.started_at)
-            end = (attempt.container_id, self._clock.wall(), ended, reason, run.head_step, seconds)
+            # The machine may have been off for days: they are no training.
+            at = max(attempt.started_at, min(self._clock.wall(), self.files.said_at(run.folder)))
+            end = (attempt.container_id, at, ended, reason, run.head_step, at - attempt.started_at)
             self._spawn(_quietly(self._store.end_attempt(run.run_id, *end)))
+
+    def _adopted(self, container: str) -> None:
+        """What it has saved before it came back was worth its attempt."""
+        attempt = self.attempts.get(container)
+        if attempt is not None and attempt.committed is not None:
+            self._switch.committed(container, *attempt.key)
 
     def _settle(self, run: RunRecord, alive: bool) -> bool:
         """Whether it is done."""
@@ -327,23 +369,18 @@ class Runs:
         task.add_done_callback(self._tasks.discard)
 
 
-def kept(run: RunRecord) -> str:
-    """For whoever reads that it has ended."""
-    if run.head_step is None:
-        return f"It has no checkpoint; `lorry runs resume {run.run_id}` starts it again"
-    return f"Its checkpoint of step {run.head_step:,} is kept: lorry runs resume {run.run_id}"
-
-
 def _head_of(payload: Parcel) -> bytes:
     if payload.segment is None:
         return payload.body
     return os.pread(payload.segment.fd, min(MOST_FAILURE, payload.size()), 0)
 
 
-async def _quietly(write: Awaitable[Any]) -> None:
-    """What a full disk refuses is set right at the next start."""
-    with contextlib.suppress(errors.StorageFullError):
+async def _quietly(write: Awaitable[Any]) -> bool:
+    """False: a full disk or a locked database has refused it. The next start sets right what is not tried again."""
+    with contextlib.suppress(errors.ResourceError):
         await write
+        return True
+    return False
 
 
 async def _told(write: Awaitable[Any], over: asyncio.Event) -> None:

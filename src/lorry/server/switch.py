@@ -36,6 +36,7 @@ from lorry.store.interface import Store
 from lorry.timeouts import UNCLAIMED
 from lorry.wire.frames import HEADER, Flag, Header, Kind, pack, pack_selection, unpack_selection
 
+LAST_INPUT = "it has had its last input"
 SHARE_SECONDS = 0.1
 """Work that a container gets at once out of a journaled chunk."""
 KEPT_PAYLOADS = 64
@@ -326,7 +327,7 @@ class Switch:
                 case Kill():
                     self.containers.kill(effect.container, effect.reason)
                 case Drained():
-                    self.containers.retire(effect.container, "it has had its last input")
+                    self.containers.retire(effect.container, LAST_INPUT)
                 case Remember():
                     # Not awaited: a restart that forgets it gives an input one attempt more, never one less.
                     self._store.note_attempts(effect.call, effect.chunk, effect.attempts)

@@ -24,6 +24,7 @@ from lorry.model.image import ImageSpec
 from lorry.sandbox.interface import PreparedFork, Sandbox, SandboxProcess, SandboxSpec
 from lorry.sandbox.procfs import total_memory_mib
 from lorry.server import folders
+from lorry.server.boots import too_slow
 from lorry.server.container import Container, redacted
 from lorry.server.logs import LogStore, OutputPump
 from lorry.server.peers import Peer, close_all
@@ -155,10 +156,7 @@ class Templates:
             self._end(template, "nobody waits for it any more")
         if container.abandoned.is_set():
             raise Abandoned
-        raise errors.FunctionTimeoutError(
-            f"importing the code and running @enter took longer than {limit:g} s (startup_timeout, by default the "
-            "function's timeout)"
-        )
+        raise errors.FunctionTimeoutError(too_slow(container.spec))
 
     async def _fork_of(self, template: Template, container: Container, described: SandboxSpec) -> SandboxProcess:
         assert self._forks is not None

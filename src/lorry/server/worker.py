@@ -305,7 +305,7 @@ class Worker:
 
 
 async def _awaited(write: object) -> None:
-    with contextlib.suppress(errors.StorageFullError):
+    with contextlib.suppress(errors.ResourceError):
         await write  # type: ignore[misc]
 
 

@@ -92,7 +92,7 @@ class MemoryRuns(MemoryCalls):
             seconds=run.seconds + seconds,
             slices=run.slices + (ended is AttemptEnd.CONTINUE),
             interruptions=run.interruptions + (ended in INTERRUPTIONS),
-            error=run.error if run.state not in UNDER_WAY else reason or run.error,
+            error=reason or run.error if run.state in UNDER_WAY and ended in INTERRUPTIONS else run.error,
             state=RunState.WAITING if run.state is RunState.RUNNING else run.state,
         )
         return True

@@ -111,7 +111,8 @@ def end_attempt(
     db.execute(END_ATTEMPT, (run_id, container_id, now, ended, reason, last_step))
     if not db.changes():
         return False
-    counts = (seconds, ended is AttemptEnd.CONTINUE, ended in INTERRUPTIONS, reason)
+    interrupted = ended in INTERRUPTIONS
+    counts = (seconds, ended is AttemptEnd.CONTINUE, interrupted, reason if interrupted else "")
     db.execute(COUNT_ATTEMPT, (run_id, *counts))
     return True
 

@@ -9,6 +9,8 @@ import random
 import threading
 import time
 import warnings
+from pathlib import Path
+from typing import Any
 
 import lorry
 from lorry.runtime import slice as slices
@@ -55,7 +57,7 @@ def work(steps: int, pause: float, trouble: str = "") -> str:
             file.write(f"{number} {os.getpid()}\n")
         time.sleep(pause)
         if trouble.startswith("always") or (number == MARK and (run.attempt == 1 or trouble == "deadlock")):
-            happen(trouble.removeprefix("always "), steps, pause)
+            happen(trouble.removeprefix("always "), steps, pause, run.folder)
         state["digest"] = advanced(state["digest"])
         run.save("weights", weights(state["digest"]))
         loss = float("nan") if trouble == "nan" and number >= MARK else 1 / number
@@ -63,7 +65,11 @@ def work(steps: int, pause: float, trouble: str = "") -> str:
     return state["digest"]
 
 
-def happen(trouble: str, steps: int, pause: float) -> None:
+def happen(trouble: str, steps: int, pause: float, folder: Path) -> None:
+    """At a moment at which no save is under way: what is lost is known, and no old checkpoint goes and makes room."""
+    for thread in threading.enumerate():
+        if thread.name == "lorry-checkpoint":
+            thread.join()
     if trouble == "slow":
         time.sleep(3600)
     elif trouble == "deadlock":
@@ -74,6 +80,38 @@ def happen(trouble: str, steps: int, pause: float) -> None:
         print(len(os.urandom(1 << 20) * 600))
     elif trouble == "twin":
         twin(steps, pause)
+    elif trouble == "asked":
+        mine = slices.current
+        while mine is not None and mine.wanted is None:
+            time.sleep(0.01)
+    elif trouble.startswith("full"):
+        until_the_disk_is_full(folder)
+        if trouble == "full for a while":
+            train_on_when_there_is_room(folder)
+
+
+def has_room(folder: Path) -> bool:
+    """For a checkpoint."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize > 1 << 20
+
+
+def until_the_disk_is_full(folder: Path) -> None:
+    (folder / "waits").touch()
+    while has_room(folder):
+        time.sleep(0.01)
+
+
+def train_on_when_there_is_room(folder: Path) -> None:
+    """Wait for it at the first warning: the third save in a row that fails would end the attempt."""
+    shown = warnings.showwarning
+
+    def show(*arguments: Any) -> None:
+        shown(*arguments)
+        while not has_room(folder):
+            time.sleep(0.01)
+
+    warnings.showwarning = show
 
 
 def twin(steps: int, pause: float) -> None:
