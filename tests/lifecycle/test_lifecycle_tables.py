@@ -46,7 +46,7 @@ APP = """
           detach   deploy   client_left calls_done replaced stop
 ephemeral detached deployed stopped     .          .        stopped
 detached  detached .        detached    stopped    .        stopped
-deployed  .        deployed deployed    .          stopped  stopped
+deployed  .        deployed deployed    .          detached stopped
 stopped   .        .        stopped     .          .        stopped
 """
 

@@ -15,9 +15,10 @@ from fleet_bench import Bench, turns
 
 from lorry.errors import InvalidError, NotFoundError, ResourceError, StorageFullError
 from lorry.model.function import CodeRef, FunctionKind, FunctionSpec
-from lorry.model.records import AppState
+from lorry.model.records import AppState, CallKind
 from lorry.scheduler.inventory import Inventory
 from lorry.server.apps import Apps
+from lorry.server.journal import new_call
 from lorry.server.machine import LoadMeter
 from lorry.server.scaler import Scaler
 from lorry.wire.codec import to_json
@@ -32,7 +33,8 @@ class AppBench(Bench):
         meter = LoadMeter(inventory, root)
         scaler = Scaler(self.clock, self.store, self.switch, self.fleet, inventory, meter)
         journal = self.switch._journal
-        self.apps = Apps(self.clock, self.store, self.switch, journal, self.fleet, scaler, self.logs)
+        self.parts = (self.clock, self.store, self.switch, journal, self.fleet, scaler, self.logs)
+        self.apps = Apps(*self.parts)
         self.client = subprocess.Popen(["sleep", "60"])  # type: ignore[assignment]
 
     async def deployed(self) -> str:
@@ -161,6 +163,29 @@ def test_an_app_that_is_stopped_while_it_is_being_detached_stays_stopped(tmp_pat
             await detaching
         assert bench.state(app) is AppState.STOPPED
         assert bench.apps.alive() == {}
+
+    run(tmp_path, test)
+
+
+def test_an_older_version_completes_what_it_began_and_never_answers_by_name_again(tmp_path: Path) -> None:
+    async def test(bench: AppBench) -> None:
+        first = await bench.deployed()
+        journal, (function,) = bench.switch._journal, bench.store.functions(first)
+        call = new_call(b"c" * 16, first, function.number, CallKind.MAP, bench.clock.wall(), None, True)
+        await journal.open_call(call)
+        second = await bench.deployed()
+        await bench.apps.stop(second, "a person stopped it")
+        assert bench.state(first) is AppState.DETACHED
+        assert bench.store.deployment("a") is None
+
+        again = Apps(*bench.parts)  # the worker starts anew
+        again.recover()
+        again.recover_clients()
+        await asyncio.sleep(0)
+        assert [record.app_id for record in again.alive().values()] == [first]
+        await journal.cancel(call.call)
+        await asyncio.gather(*again._retiring)
+        assert bench.state(first) is AppState.STOPPED
 
     run(tmp_path, test)
 

@@ -1,7 +1,7 @@
 """The life of one app: a run that ends with its client, one that outlives it, or a deployment.
 
-EPHEMERAL ─detach→ DETACHED, EPHEMERAL ─deploy→ DEPLOYED, and every one of them ends in STOPPED, for good:
-a stopped app is never started again, a new deployment is a new app. The states are `model.records.AppState`.
+EPHEMERAL ─detach→ DETACHED, EPHEMERAL ─deploy→ DEPLOYED ─replaced→ DETACHED, and every one of them ends in STOPPED,
+for good: a stopped app is never started again, a new deployment is a new app. The states are `model.records.AppState`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AppEvent(StrEnum):
     CALLS_DONE = "calls_done"
     """The last call of a detached app has its last result."""
     REPLACED = "replaced"
-    """A newer version of the deployment took over the name."""
+    """A newer version of the deployment took over the name, for good: what it has begun it completes without one."""
     STOP = "stop"
     """A person's `lorry app stop`; stopping what is stopped is no error."""
 
@@ -43,7 +43,7 @@ MOVES: dict[tuple[AppState, AppEvent], AppState] = {
     # Asked again by a client that lost the server before it had the answer.
     (_S.DEPLOYED, _E.DEPLOY): _S.DEPLOYED,
     (_S.DEPLOYED, _E.CLIENT_LEFT): _S.DEPLOYED,
-    (_S.DEPLOYED, _E.REPLACED): _S.STOPPED,
+    (_S.DEPLOYED, _E.REPLACED): _S.DETACHED,
     (_S.DEPLOYED, _E.STOP): _S.STOPPED,
     (_S.STOPPED, _E.CLIENT_LEFT): _S.STOPPED,
     (_S.STOPPED, _E.STOP): _S.STOPPED,

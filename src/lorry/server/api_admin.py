@@ -17,6 +17,7 @@ from lorry.config import Settings
 from lorry.lifecycle.container import ContainerState
 from lorry.model import coldstart
 from lorry.model.coldstart import ColdStart
+from lorry.model.records import AppState
 from lorry.scheduler.inventory import Inventory
 from lorry.server.apps import Apps
 from lorry.server.container import Container
@@ -91,7 +92,7 @@ class AdminApi:
         save before. Refused while apps run, unless forced. Deployments come back with the next start. `restart`:
         another server follows at once, and apps and containers go on meanwhile."""
         restart = bool(params.get("restart"))
-        running = [a for a in self._apps.alive().values() if a.state != "deployed"]
+        running = [a for a in self._apps.alive().values() if a.state is AppState.EPHEMERAL or not a.version]
         if running and not restart and not params.get("force"):
             names = ", ".join(sorted({app.name for app in running}))
             raise errors.ExecutionError(f"these apps are running: {names}. Stop them first, or use --force")

@@ -117,7 +117,7 @@ class Apps:
 
     def end_when_done(self, app_id: str) -> None:
         """It stops by itself after its last call."""
-        self._retire(app_id, "its calls are done", AppEvent.CALLS_DONE)
+        self._retire(app_id, "its calls are done")
 
     async def add_functions(self, app_id: str, specs: list[str]) -> dict[str, int]:
         """Their numbers by tag."""
@@ -196,18 +196,22 @@ class Apps:
         new = self.record(app_id)
         for record in list(self._alive.values()):
             if record.name == new.name and record.state is AppState.DEPLOYED and record.version < new.version:
-                self._retire(record.app_id, f"version {new.version} took its place", AppEvent.REPLACED)
+                self._move(record.app_id, AppEvent.REPLACED)
+                self._retire(record.app_id, f"version {new.version} took its place")
 
-    def _retire(self, app_id: str, reason: str, event: AppEvent) -> None:
+    def _retire(self, app_id: str, reason: str) -> None:
         """Stop it as soon as nothing of it waits or runs."""
-        task = self._loop.create_task(self._stop_when_done(app_id, reason, event))
+        task = self._loop.create_task(self._stop_when_done(app_id, reason))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _stop_when_done(self, app_id: str, reason: str, event: AppEvent) -> None:
+    async def _stop_when_done(self, app_id: str, reason: str) -> None:
+        if app_id in self._alive:
+            with contextlib.suppress(ResourceError):  # no room on the disk: a restart does it again
+                await self._store.set_app(app_id, AppState.DETACHED)
         while app_id in self._alive:
             if not self._busy(app_id):
-                await self.stop(app_id, reason, event)
+                await self.stop(app_id, reason, AppEvent.CALLS_DONE)
                 return
             await asyncio.sleep(RETIRE_POLL)
 
