@@ -47,7 +47,7 @@ def test_the_loop_of_every_tutorial_runs_as_it_is() -> None:
 
 @pytest.mark.usefixtures("server")
 def test_bert_in_slices_ends_with_the_weights_of_a_training_without() -> None:
-    said = lorry("examples/bert_on_slices.py", "--slice", "10", "--steps", "300")
+    said = lorry("examples/bert_on_slices.py", "--slice", "10", "--steps", "200")
     assert re.search(r"^weights: .*, equal$", said, re.MULTILINE)
     assert int(re.search(r"^slices of 10 s: (\d+);", said, re.MULTILINE).group(1)) >= 2  # type: ignore[union-attr]
 
